@@ -1,0 +1,54 @@
+"""Decode a client's bytes; msgspec's families of errors become ``InvalidRequest`` with the parameter's path."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from shared.errors import InvalidRequest
+
+MAX_TEXT_CHARS = 10_485_760
+
+
+def decode(decoder: Any, data: bytes, prefix: str = "") -> Any:
+    """*decoder* on *data*; each of msgspec's families of errors becomes ours, with the path behind *prefix*."""
+    try:
+        if type(data) is bytes and not data.isascii():  # Raw was checked as part of its body
+            data.decode()
+        return decoder(data)
+    except msgspec.ValidationError as error:
+        raise explain(str(error), prefix) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        message = f"We could not parse the JSON body of your request{f' at {prefix!r}' if prefix else ''}."
+        raise InvalidRequest(message, param=prefix or None) from None
+
+
+_PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_TYPES = re.compile(r"Expected `(.*?)`(?:, got `(.*)`)?")
+
+
+def explain(text: str, prefix: str = "") -> InvalidRequest:
+    """msgspec's message as the API's error: ``missing_required_parameter``, ``invalid_type`` or ``invalid_value``."""
+    found = _PATH.match(text)
+    what, inner = (found.group(1), found.group(2) or "") if found else (text, "")
+    inner = inner.replace("[...]", "")
+    path = f"{prefix}{'' if not prefix or not inner or inner.startswith('[') else '.'}{inner}"
+    if missing := _MISSING.fullmatch(what):
+        path = f"{path}.{missing.group(1)}" if path else missing.group(1)
+        return InvalidRequest(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+    if types := _TYPES.match(what):
+        wanted = types.group(1).replace("| null", "").replace("|", "or").strip()
+        got = f", but got {types.group(2)} instead" if types.group(2) else ""
+        if not path:
+            return InvalidRequest(f"The body must be a JSON object{got}.")
+        return InvalidRequest(f"Invalid type for '{path}': expected {wanted}{got}.", param=path, code="invalid_type")
+    return InvalidRequest(f"Invalid value for '{path}': {what}.", param=path or None, code="invalid_value")
+
+
+def check_length(text: str | None, path: str, limit: int) -> None:
+    if text is not None and len(text) > limit:
+        message = (
+            f"Invalid '{path}': string too long. Expected at most {limit} characters, but got {len(text)} instead."
+        )
+        raise InvalidRequest(message, param=path, code="string_above_max_length")

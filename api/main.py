@@ -1,0 +1,74 @@
+"""The front end process: settings, routes, middlewares, start-up order."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from api import middleware
+from api.resources import SETTINGS, SPAWNED, STATE, State, open_store
+from api.routes import models, ops, responses
+from shared import logs
+from shared.config import Settings, check_exposure, load_settings, read_config
+from shared.errors import ConfigError
+
+EXIT_CONFIG = 78
+BACKLOG = 4096
+KEEPALIVE_S = 75
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    try:
+        settings = load_settings(os.environ, read_config(os.environ))
+        check_exposure(settings)
+        if settings.redis_url is None:
+            raise ConfigError(["REDIS_URL: a front end needs it; `respool up` starts an embedded Valkey itself"])
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
+        return EXIT_CONFIG
+    logs.configure(settings.log_level, settings.log_format, room="api")
+    uvloop.run(serve(settings))
+    return 0
+
+
+def build(settings: Settings) -> web.Application:
+    app = web.Application(client_max_size=settings.max_body_bytes, middlewares=[middleware.surround])
+    app[SETTINGS], app[STATE], app[SPAWNED] = settings, State(), set()
+    app.cleanup_ctx.append(open_store)
+    app.on_response_prepare.append(middleware.on_prepare)
+    for table in (responses.routes, models.routes, ops.routes):
+        app.add_routes(table)
+    return app
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal; then streams get ``drain_s`` to end, and their clients resume elsewhere."""
+    stopping, at_once = asyncio.Event(), asyncio.Event()
+    app = build(settings)
+
+    def stop() -> None:
+        (at_once if stopping.is_set() else stopping).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=settings.drain_s,
+    )  # fmt: skip
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=settings.reuse_port or None)
+    await site.start()
+    await stopping.wait()
+    log.info("process.draining")
+    app[STATE].draining = True
+    ending = asyncio.create_task(runner.cleanup())
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()

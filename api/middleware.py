@@ -1,0 +1,108 @@
+"""Around every handler: a request id, the tenant, one log line, and errors in the API's envelope."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from api.auth import tenant_of
+from api.resources import SETTINGS
+from shared.errors import ApiError, NotFound, Overloaded, StoreUnavailable, TooLarge
+from shared.wire.responses import ErrorBody, ErrorEnvelope
+
+log = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_encode = msgspec.json.Encoder().encode
+
+OPEN_PATHS = {"/health", "/healthz", "/ready"}
+"""Served without a key and without a log line."""
+REQUEST_ID = web.RequestKey("request_id", str)
+TENANT = web.RequestKey("tenant", str)
+STARTED = web.RequestKey("started", float)
+
+
+def error_response(status: int, body: ErrorBody, retry_after_s: int | None = None) -> web.Response:
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    payload = _encode(ErrorEnvelope(body))
+    return web.Response(status=status, body=payload, content_type="application/json", headers=headers)
+
+
+async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers that every answer has, streams and errors included."""
+    response.headers["x-request-id"] = request[REQUEST_ID]
+    response.headers["openai-version"] = "2020-10-01"
+    response.headers["openai-processing-ms"] = str(round((time.monotonic() - request[STARTED]) * 1000))
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+@web.middleware
+async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[REQUEST_ID] = f"req_{secrets.token_hex(16)}"
+    request[STARTED] = time.monotonic()
+    if request.path in OPEN_PATHS:
+        return await _answer(request, handler)
+    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
+        try:
+            response = await _answer(request, handler)
+        except (asyncio.CancelledError, ConnectionResetError):
+            _log_served(request, 499)
+            raise
+        _log_served(request, response.status)
+        return response
+
+
+def _log_served(request: web.Request, status: int) -> None:
+    duration_ms = round((time.monotonic() - request[STARTED]) * 1000, 1)
+    client_request_id = request.headers.get("x-client-request-id", "")[:128]
+    fields = {"client_request_id": client_request_id} if client_request_id else {}
+    log.info(
+        "request.served", method=request.method, path=request.path, status=status, duration_ms=duration_ms, **fields
+    )
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's answer, or its error in the envelope."""
+    try:
+        if request.path not in OPEN_PATHS:
+            settings = request.app[SETTINGS]
+            request[TENANT] = tenant_of(request.headers.get("Authorization"), settings.keys)
+        return await handler(request)
+    except ApiError as error:
+        return error_response(error.status, error.body(), error.retry_after_s)
+    except StoreUnavailable as error:
+        log.warning("redis.unavailable", error=str(error))
+        overloaded = Overloaded("The server cannot reach its store right now. Please retry.", retry_after_s=2)
+        return error_response(overloaded.status, overloaded.body(), overloaded.retry_after_s)
+    except web.HTTPRequestEntityTooLarge:
+        too_large = too_large_error(request.app[SETTINGS].max_body_bytes)
+        return error_response(too_large.status, too_large.body())
+    except web.HTTPException as error:
+        return _from_aiohttp(request, error)
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise
+    except Exception:  # where a request enters: a fault of ours becomes a 500 without details
+        log.exception("request.failed", method=request.method, path=request.path)
+        message = f"The server had an error while processing your request. Its id is {request[REQUEST_ID]}."
+        return error_response(500, ErrorBody(message, "server_error", None, None))
+
+
+def too_large_error(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is too large. This server takes at most {limit} bytes.")
+
+
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    if error.status == 404:
+        not_found = NotFound(f"Invalid URL ({request.method} {request.path})")
+        return error_response(404, not_found.body())
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"Not allowed to {request.method} on {request.path} (HINT: use {allowed})"
+        answer = error_response(405, ErrorBody(message, "invalid_request_error", None, "method_not_allowed"))
+        answer.headers["Allow"] = allowed
+        return answer
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return error_response(error.status, ErrorBody(error.reason or "The request failed.", kind, None, None))

@@ -1,0 +1,33 @@
+"""``/v1/models``: what the model table offers. Patterns are not listed, but what they match is found."""
+
+import msgspec
+from aiohttp import web
+
+from api.resources import SETTINGS
+from shared.config import ModelRow, find_model
+from shared.errors import NotFound
+from shared.wire.responses import Model, ModelList
+
+routes = web.RouteTableDef()
+_encode = msgspec.json.Encoder().encode
+
+
+def _model(name: str, row: ModelRow) -> Model:
+    return Model(name, row.created, row.owned_by)
+
+
+@routes.get("/v1/models")
+async def list_models(request: web.Request) -> web.Response:
+    models = request.app[SETTINGS].models
+    named = [_model(name, row) for name, row in models.items() if "*" not in name]
+    return web.Response(body=_encode(ModelList(named)), content_type="application/json")
+
+
+@routes.get("/v1/models/{model:.+}")
+async def read_model(request: web.Request) -> web.Response:
+    name = request.match_info["model"]
+    row = find_model(request.app[SETTINGS].models, name)
+    if row is None or "*" in name:
+        message = f"The model '{name[:256]}' does not exist."
+        raise NotFound(message, param="model", code="model_not_found")
+    return web.Response(body=_encode(_model(name, row)), content_type="application/json")

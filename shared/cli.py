@@ -1,0 +1,260 @@
+"""The `respool` command. It starts the rooms as processes and imports neither of them.
+
+Commands import what they need when they run: `respool version` must not load aiohttp (0.4 s). Exit codes: 0, 1 failure,
+2 usage, 69 Redis or the server does not answer, 78 bad configuration, 130 and 143 after a signal.
+"""
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shared.errors import ConfigError, RespoolError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from shared.client import Client, Stream
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Respool: a self-hosted server for the Responses API. Start everything with `respool up`."""
+
+
+def _config(command: Command) -> Command:
+    command = click.option("--redis-url", metavar="URL", help="redis://, rediss:// or unix://; instead of REDIS_URL.")(
+        command
+    )
+    return click.option("--config", metavar="FILE", help="Configuration file; instead of RESPOOL_CONFIG.")(command)
+
+
+def _address(command: Command) -> Command:
+    command = click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; instead of PORT.")(command)
+    return click.option("--host", help="Address to listen on; instead of HOST.")(command)
+
+
+def _server(command: Command) -> Command:
+    variables = ["RESPOOL_API_KEY", "OPENAI_API_KEY"]
+    command = click.option("--key", envvar=variables, help=f"Key to send ({', '.join(variables)}).")(command)
+    default = "http://127.0.0.1:8080"
+    return click.option(
+        "--url", envvar="RESPOOL_URL", default=default, show_default=True, help="The server (RESPOOL_URL)."
+    )(command)
+
+
+def _environ(**options: object) -> dict[str, str]:
+    """This process's environment with the options laid over it."""
+    names = {
+        "config": "RESPOOL_CONFIG", "redis_url": "REDIS_URL", "data": "RESPOOL_DATA_DIR", "host": "HOST", "port": "PORT",
+    }  # fmt: skip
+    given = {names[option]: str(value) for option, value in options.items() if value is not None}
+    dropped = {"REDIS_URL_FILE"} if "REDIS_URL" in given else set()
+    return {name: value for name, value in os.environ.items() if name not in dropped} | given
+
+
+@cli.command()
+@_config
+@_address
+@click.option("--data", metavar="DIR", help="Folder of the embedded Valkey; instead of RESPOOL_DATA_DIR.")
+@click.option("--api", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of front ends.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of workers.")
+def up(api: int, workers: int, **options: object) -> int:
+    """Start everything: Redis (embedded, if none is given), front ends and workers."""
+    from shared import logs
+    from shared.config import check_exposure, load_settings, read_config
+    from shared.supervisor import Supervisor
+
+    environ = _environ(**options)
+    settings = load_settings(environ, read_config(environ))
+    check_exposure(settings)
+    logs.configure(settings.log_level, settings.log_format, room="up")
+
+    async def supervise() -> int:
+        say = lambda text: click.echo(text, err=True)  # noqa: E731 - standard output belongs to the logs
+        return await Supervisor(settings, environ, api=api, workers=workers, say=say).run()
+
+    return asyncio.run(supervise())
+
+
+def _become(room: str, environ: dict[str, str]) -> None:
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", room], environ)  # noqa: S606 - ourselves, without a shell
+
+
+@cli.command()
+@_config
+@_address
+def api(**options: object) -> None:
+    """Run one front end (`python -m api`)."""
+    _become("api", _environ(**options))
+
+
+@cli.command()
+@_config
+def worker(**options: object) -> None:
+    """Run one worker (`python -m worker`)."""
+    _become("worker", _environ(**options))
+
+
+@cli.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool, **options: object) -> int:
+    """Check the configuration, Redis and every backend, without starting anything."""
+    import msgspec
+
+    from shared.checkup import examine, exit_code
+
+    rows = asyncio.run(examine(_environ(**options)))
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(rows), indent=2))
+    else:
+        colors = {"ok": "green", "warning": "yellow"}
+        width = max(len(row.part) for row in rows)
+        for row in rows:
+            state = click.style(f"{row.state:<11}", fg=colors.get(row.state, "red"))
+            click.echo(f"{row.part:<{width}}  {state}  {row.message}")
+    return exit_code(rows)
+
+
+def _with_client(url: str, key: str | None, use: "Callable[[Client], Coroutine[Any, Any, int]]") -> int:
+    from shared.client import connect
+
+    async def run() -> int:
+        async with connect(url, key) as client:
+            return await use(client)
+
+    return asyncio.run(run())
+
+
+def _stream(client: "Client", *, quiet: bool, response_id: str = "", after: int | None = None) -> "Stream":
+    from shared.client import Screen, Stream
+
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return Stream(client, Screen(sys.stdout, color=color, quiet=quiet), response_id, after)
+
+
+async def _conclude(client: "Client", stream: "Stream", *, as_json: bool) -> int:
+    """Print the Response if asked to, and tell by the exit code how it went."""
+    from shared.client import judge
+
+    final = stream.final or await client.call("GET", f"/v1/responses/{stream.response_id}")
+    if as_json:
+        _print_json(final)
+    return judge(final)
+
+
+def _print_json(body: bytes) -> None:
+    click.echo(json.dumps(json.loads(body), indent=2, ensure_ascii=False))
+
+
+@cli.command()
+@click.argument("text")
+@click.option("--model", help="The model; by default the first that the server lists.")
+@click.option("--background", is_flag=True, help="Let it run on if the connection is lost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the finished Response as JSON instead of its text.")
+@_server
+def ask(text: str, model: str | None, background: bool, as_json: bool, url: str, key: str | None) -> int:
+    """Send TEXT (or - for standard input) and print the answer as it comes. Ctrl-C cancels it."""
+    prompt = sys.stdin.read() if text == "-" else text
+
+    async def use(client: "Client") -> int:
+        name = model or await client.first_model()
+        stream = _stream(client, quiet=as_json)
+        try:
+            await stream.create({"model": name, "input": prompt, "stream": True, "background": background})
+        except asyncio.CancelledError:  # Ctrl-C; a foreground response is cancelled by the hang-up itself
+            if background and stream.response_id:
+                await client.call("POST", f"/v1/responses/{stream.response_id}/cancel")
+                click.echo(f"\ncancelled {stream.response_id}", err=True)
+            raise
+        return await _conclude(client, stream, as_json=as_json)
+
+    return _with_client(url, key, use)
+
+
+@cli.command()
+@click.argument("response_id")
+@click.option("--after", type=click.IntRange(0), metavar="N", help="Only what comes behind event number N.")
+@click.option("--json", "as_json", is_flag=True, help="Print the finished Response as JSON instead of its text.")
+@_server
+def watch(response_id: str, after: int | None, as_json: bool, url: str, key: str | None) -> int:
+    """Follow a response that was created with stream=true, from its start or behind an event, to its end."""
+
+    async def use(client: "Client") -> int:
+        stream = _stream(client, quiet=as_json, response_id=response_id, after=after)
+        await stream.follow()
+        return await _conclude(client, stream, as_json=as_json)
+
+    return _with_client(url, key, use)
+
+
+@cli.command()
+@click.argument("response_id")
+@_server
+def get(response_id: str, url: str, key: str | None) -> int:
+    """Print a response as JSON."""
+
+    async def use(client: "Client") -> int:
+        _print_json(await client.call("GET", f"/v1/responses/{response_id}"))
+        return 0
+
+    return _with_client(url, key, use)
+
+
+@cli.command()
+@click.argument("response_id")
+@_server
+def cancel(response_id: str, url: str, key: str | None) -> int:
+    """Cancel a background response, and print it as JSON."""
+
+    async def use(client: "Client") -> int:
+        _print_json(await client.call("POST", f"/v1/responses/{response_id}/cancel"))
+        return 0
+
+    return _with_client(url, key, use)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    try:
+        click.echo(importlib.metadata.version("respool"))
+    except importlib.metadata.PackageNotFoundError:
+        click.echo("not installed: run from a checkout")
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Prints what went wrong."""
+    try:
+        code = cli.main(arguments, prog_name="respool", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"Error: {problem}", err=True)
+        return 78
+    except RespoolError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 69 if isinstance(error, StoreUnavailable) else 1
+    except BrokenPipeError:  # the reader of our output has left, as in `respool ask ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+"""Settings from an environment mapping and a TOML file. Nothing else interprets either; all mistakes are told at once.
+
+The structs are also the table behind docs/settings.md: every field carries its meaning and its bounds.
+"""
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+from shared.errors import ConfigError
+
+MIB = 1024 * 1024
+DAY_S = 86_400
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+MAX_MODEL_NAME = 256  # characters; no longer name is looked up
+
+Count = Annotated[int, Meta(ge=1)]
+WholeSeconds = Annotated[int, Meta(ge=1, le=3650 * DAY_S)]
+Seconds = Annotated[float, Meta(gt=0, le=365 * DAY_S)]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+HeaderValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Secret:
+    """A text that is only seen by who asks for it: neither ``str`` nor ``repr`` shows it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One key that clients may use. Only its hash is kept."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="Shown in the logs instead of the key.")]
+    tenant: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Keys of one tenant see the same responses.")
+    ]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, 64 hexadecimal digits.")]
+
+
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a public model name leads. ``key`` is resolved from ``key_env`` at load and cannot be written in the file."""
+
+    dialect: Annotated[Literal["chat", "echo"], Meta(description="What the backend speaks.")]
+    base_url: Annotated[str, Meta(description="Address up to and including `/v1`; needed for `chat`.")] = ""
+    model: Annotated[str, Meta(description="The backend's name of the model. Empty: the name that was asked for.")] = ""
+    key_env: Annotated[
+        str, Meta(description="Environment variable with the backend's key, or with `_FILE` its file.")
+    ] = ""
+    profile: Annotated[str, Meta(description="Name of the backend's list of quirks.")] = "generic"
+    connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10
+    first_byte_timeout_s: Annotated[Seconds, Meta(description="Seconds from the request to the first byte.")] = 300
+    idle_timeout_s: Annotated[Seconds, Meta(description="Seconds without a byte in mid-answer; comments count.")] = 120
+    headers: Annotated[dict[HeaderName, HeaderValue], Meta(description="Headers added to each request.")] = {}
+    created: Annotated[int, Meta(ge=0, description="Unix time shown by `GET /v1/models`.")] = 0
+    owned_by: Annotated[str, Meta(description="Owner shown by `GET /v1/models`.")] = "respool"
+    key: Secret | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of a process, checked."""
+
+    redis_url: Annotated[
+        str | None,
+        Meta(description="`redis://`, `rediss://` or `unix://`. Unset: `respool up` starts the embedded Valkey."),
+    ] = None
+    host: Annotated[str, Meta(description="Address to listen on; beyond loopback only with `keys`.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
+    reuse_port: Annotated[bool, Meta(description="Share the port with other front ends; set by `up --api N`.")] = False
+    data_dir: Annotated[str, Meta(min_length=1, description="Folder of the embedded Valkey.")] = "respool-data"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], Meta(description="The least level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "console", "json"], Meta(description="`auto`: `console` on a terminal, else `json`.")
+    ] = "auto"
+    durability: Annotated[
+        Literal["everysec", "always"],
+        Meta(description="`appendfsync` of the embedded Valkey: at most 2 s lost, or nothing."),
+    ] = "everysec"
+    max_body_bytes: Annotated[Count, Meta(description="Largest request body, bytes (32 MiB).")] = 32 * MIB
+    max_output_bytes: Annotated[Count, Meta(description="Largest output of one response, bytes (16 MiB).")] = 16 * MIB
+    max_context_bytes: Annotated[Count, Meta(description="Largest history of one response, bytes (32 MiB).")] = 32 * MIB
+    max_chain_links: Annotated[Count, Meta(description="Longest chain of `previous_response_id`, responses.")] = 1000
+    max_input_items: Annotated[Count, Meta(description="Most items in one request's `input`.")] = 20_000
+    max_queue: Annotated[Count, Meta(description="Most waiting responses; above it, creating one answers 503.")] = (
+        10_000
+    )
+    max_queue_s: Annotated[WholeSeconds, Meta(description="Seconds a response may wait before it fails (1 day).")] = (
+        DAY_S
+    )
+    max_run_s: Annotated[Seconds, Meta(description="Seconds a response may run before it fails (6 hours).")] = 21_600
+    max_foreground_s: Annotated[
+        Seconds, Meta(description="Seconds a foreground call is held; official clients give up at 600 and post again.")
+    ] = 540
+    worker_slots: Annotated[Count, Meta(description="Most responses that one worker runs at once.")] = 1024
+    drain_s: Annotated[float, Meta(ge=0, le=DAY_S, description="Seconds to finish running work after SIGTERM.")] = 30
+    retention_s: Annotated[
+        WholeSeconds, Meta(description="Seconds a stored response and its events are kept (30 days).")
+    ] = 30 * DAY_S
+    unstored_background_s: Annotated[
+        WholeSeconds, Meta(description="Seconds a background response with `store=false` is kept after its end.")
+    ] = 600
+    unstored_foreground_s: Annotated[
+        WholeSeconds, Meta(description="Seconds a foreground response with `store=false` stays for attached readers.")
+    ] = 60
+    foreground_hangup: Annotated[
+        Literal["cancel", "continue"], Meta(description="What becomes of a foreground response whose client hangs up.")
+    ] = "cancel"
+    sse_ping_s: Annotated[Seconds, Meta(description="Seconds without an event before a `: ping` is sent.")] = 15
+    sse_write_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds a client may take nothing from a stream before it is cut.")
+    ] = 30
+    submit_budget_s: Annotated[Seconds, Meta(description="Seconds to get a response into Redis before 503.")] = 3.0
+    lease_s: Annotated[Seconds, Meta(description="Seconds after which a silent worker counts as dead.")] = 5.0
+    renew_s: Annotated[Seconds, Meta(description="Seconds between two renewals; at most half of `lease_s`.")] = 1.5
+    reap_s: Annotated[Seconds, Meta(description="Seconds between two looks for what dead workers left.")] = 0.5
+    keys: Annotated[tuple[ApiKey, ...], Meta(description="`[[keys]]`: the keys that clients may use.")] = ()
+    models: Annotated[
+        dict[str, ModelRow], Meta(description="`[models.NAME]`: the public models; `*` in a name matches anything.")
+    ] = {}
+
+    def __repr__(self) -> str:
+        shown = {field: getattr(self, field) for field in self.__struct_fields__}
+        shown["redis_url"] = self.redis_url and without_password(self.redis_url)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+TABLES = ("keys", "models")  # only in the file
+CONVENTIONAL = {name: name.upper() for name in ("redis_url", "host", "port", "log_level", "log_format")}
+# Not settings of a process: the file's name, and what the client commands read.
+OTHER_VARIABLES = ("RESPOOL_CONFIG", "RESPOOL_URL", "RESPOOL_API_KEY")
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a scalar setting: a conventional name where there is one, else ``RESPOOL_<NAME>``.
+
+    One name each. ``RESPOOL_PORT`` in particular is not ours: Kubernetes sets it for a service called respool.
+    """
+    return CONVENTIONAL.get(setting, f"RESPOOL_{setting.upper()}")
+
+
+VARIABLES = {variable(name): name for name in Settings.__struct_fields__ if name not in TABLES}
+
+
+class Row(NamedTuple):
+    """One setting for the docs."""
+
+    name: str
+    variable: str
+    type: str
+    default: str
+    meaning: str
+
+
+def describe(struct: type[msgspec.Struct]) -> list[Row]:
+    """The settings of *struct* as a table. Fields without a meaning are not settings."""
+    hints = get_type_hints(struct, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(struct):
+        metas = [part for part in get_args(hints[field.name]) if isinstance(part, Meta) and part.description]
+        if not metas:
+            continue
+        name = variable(field.name) if struct is Settings and field.name not in TABLES else ""
+        default = "(needed)" if field.required else _shown(field.default, field.default_factory)
+        rows.append(Row(field.name, name, _type_name(field.type), default, str(metas[-1].description)))
+    return rows
+
+
+def _shown(default: Any, factory: Any) -> str:
+    value = factory() if default is msgspec.NODEFAULT else default
+    if value in (None, "", (), {}):
+        return "unset"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _type_name(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return " or ".join(get_args(hint))
+    names = {int: "whole number", float: "number", bool: "true or false", tuple: "tables", dict: "table"}
+    return names.get(get_origin(hint) or hint, "text")
+
+
+def without_password(url: str) -> str:
+    """*url* as it may be shown: no password, no query (Redis takes one there too)."""
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return url.partition("?")[0]
+    user, at, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***{at}{place}" if at else place, query=""))
+
+
+def find_model(models: Mapping[str, ModelRow], name: str) -> ModelRow | None:
+    """The row for a public model name: the exact one, else that of the longest pattern that fits."""
+    if name in models:
+        return models[name]
+    fitting = [pattern for pattern in models if _fits(pattern, name)]
+    return models[max(fitting, key=len)] if fitting else None
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether *name* is *pattern* with any text for each ``*``. Linear in both."""
+    first, *middle = pattern.split("*")
+    if not middle or len(name) > MAX_MODEL_NAME or not name.startswith(first):
+        return False
+    *middle, last = middle
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return at <= end and name.endswith(last)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen beyond loopback without keys (ConfigError)."""
+    try:
+        loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = settings.host == "localhost"
+    if not loopback and not settings.keys:
+        remedy = "add a [[keys]] table to the configuration file, or listen on 127.0.0.1"
+        raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])
+
+
+def read_config(environ: Mapping[str, str]) -> bytes | None:
+    """The bytes of the file that ``RESPOOL_CONFIG`` names, if it names one."""
+    path = environ.get("RESPOOL_CONFIG")
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError([f"RESPOOL_CONFIG: {path} cannot be read: {error.strerror}"]) from error
+
+
+def load_settings(environ: Mapping[str, str], toml: bytes | None) -> Settings:
+    """Settings from the environment, over those of the file, over the defaults. Empty variables count as unset."""
+    return _Loader(environ).load(toml)
+
+
+class _Loader:
+    """Reads everything and gathers the mistakes."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = {name: value for name, value in environ.items() if value}
+        self.problems: list[str] = []
+
+    def load(self, toml: bytes | None) -> Settings:
+        file = self.parse(toml or b"")
+        keys, models = file.pop("keys", []), file.pop("models", {})
+        values = self.convert(Settings, file, "", extra=TABLES) | self.scalars()
+        settings = Settings(**values, keys=self.keys(keys), models=self.models(models) or self.default_models())
+        self.check(settings)
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+        return settings
+
+    def parse(self, toml: bytes) -> dict[str, Any]:
+        try:
+            return tomllib.loads(toml.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self.problems.append(f"RESPOOL_CONFIG: not TOML: {error}")
+            return {}
+
+    def convert(
+        self, struct: type[msgspec.Struct], table: Any, path: str, extra: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The good values of *table*; the rest become problems."""
+        if not isinstance(table, dict):
+            self.problems.append(f"{path.rstrip('.')}: must be a table")
+            return {}
+        fields = {row.name: field for row, field in zip(describe(struct), msgspec.structs.fields(struct), strict=False)}
+        values = {}
+        for name, value in table.items():
+            if name not in fields:
+                self.problems.append(f"{path}{name}: there is no such setting{_hint(name, [*fields, *extra])}")
+                continue
+            try:
+                values[name] = msgspec.convert(value, fields[name].type)
+            except msgspec.ValidationError as error:
+                self.problems.append(f"{path}{name}: {error}")
+        self.problems += [
+            f"{path}{name}: is needed" for name, field in fields.items() if field.required and name not in table
+        ]
+        return values
+
+    def scalars(self) -> dict[str, Any]:
+        """What the environment says about the scalar settings."""
+        values: dict[str, Any] = {}
+        types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+        for name, setting in VARIABLES.items():
+            text = self.environ.get(name)
+            if text is None or setting == "redis_url":
+                continue
+            try:
+                values[setting] = msgspec.convert(
+                    text.lower() if setting == "log_level" else text, types[setting], strict=False
+                )
+            except msgspec.ValidationError as error:
+                self.problems.append(f"{name}: {text!r}: {error}")
+        url = self.secret("REDIS_URL") or self.secret("VALKEY_URL")
+        if url:
+            values["redis_url"] = re.sub(r"^valkey(?=s?://)", "redis", url)
+        known = [*VARIABLES, *OTHER_VARIABLES]
+        for name in self.environ:
+            # Others may use our prefix (Kubernetes does for a service called respool): only likely slips are told.
+            if name.startswith("RESPOOL_") and name not in known and (hint := _hint(name, known, cutoff=0.87)):
+                self.problems.append(f"{name}: there is no such setting{hint}")
+        return values
+
+    def secret(self, name: str) -> str:
+        """The value of a variable, or of the file that ``<name>_FILE`` names; empty when there is neither."""
+        text, path = self.environ.get(name, ""), self.environ.get(f"{name}_FILE")
+        if not path:
+            return text.strip()
+        if text:
+            self.problems.append(f"{name}_FILE: {name} is set as well; unset one of them")
+        try:
+            return Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            self.problems.append(f"{name}_FILE: {path} cannot be read")
+            return ""
+
+    def key(self, name: str) -> Secret | None:
+        """A backend's key, fit to be sent in a header."""
+        text = self.secret(name)
+        if not (text.isascii() and text.isprintable()):
+            self.problems.append(f"{name}: holds characters that a header cannot carry")
+        return Secret(text) if text else None
+
+    def keys(self, tables: Any) -> tuple[ApiKey, ...]:
+        rows: list[ApiKey] = []
+        if not isinstance(tables, list):
+            self.problems.append("keys: must be written as [[keys]]")
+            return ()
+        for number, table in enumerate(tables):
+            before = len(self.problems)
+            values = self.convert(ApiKey, table, f"keys[{number}].")
+            if len(self.problems) == before:
+                rows.append(ApiKey(**values))
+                if any(row.sha256 == rows[-1].sha256 for row in rows[:-1]):
+                    self.problems.append(f"keys[{number}].sha256: the same key is listed twice")
+        return tuple(rows)
+
+    def models(self, tables: Any) -> dict[str, ModelRow]:
+        rows: dict[str, ModelRow] = {}
+        if not isinstance(tables, dict):
+            self.problems.append("models: must be written as [models.NAME]")
+            return rows
+        for name, table in tables.items():
+            path, before = f"models.{name}.", len(self.problems)
+            values = self.convert(ModelRow, table, path)
+            if len(self.problems) == before:
+                rows[name] = self.model(ModelRow(**values), path)
+            if not name or len(name) > MAX_MODEL_NAME:
+                self.problems.append(f"{path[:-1]}: a model's name has 1 to {MAX_MODEL_NAME} characters")
+        return rows
+
+    def model(self, row: ModelRow, path: str) -> ModelRow:
+        """*row* with its key, its address checked."""
+        if row.dialect == "chat" and not row.base_url:
+            self.problems.append(f"{path}base_url: is needed for the dialect chat")
+        elif row.base_url:
+            self.address(row.base_url, f"{path}base_url")
+        key = self.key(row.key_env) if row.key_env else None
+        if row.key_env and key is None:
+            self.problems.append(
+                f"{path}key_env: neither {row.key_env} nor {row.key_env}_FILE is set in the environment"
+            )
+        return msgspec.structs.replace(row, base_url=row.base_url.rstrip("/"), key=key)
+
+    def default_models(self) -> dict[str, ModelRow]:
+        """Without models in the file: whatever ``OPENAI_*`` names, and always ``echo``."""
+        rows = {"echo": ModelRow(dialect="echo")}
+        base_url, key = self.environ.get("OPENAI_BASE_URL", "").rstrip("/"), self.key("OPENAI_API_KEY")
+        if base_url:
+            self.address(base_url, "OPENAI_BASE_URL")
+            rows["*"] = ModelRow(dialect="chat", base_url=base_url, key_env="OPENAI_API_KEY" if key else "", key=key)
+        elif key:
+            rows["*"] = ModelRow(
+                dialect="chat", base_url=OPENAI_BASE_URL, profile="openai", key_env="OPENAI_API_KEY", key=key
+            )
+        return rows
+
+    def address(self, url: str, path: str) -> None:
+        parts = _split(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            self.problems.append(f"{path}: must be an address such as http://127.0.0.1:8000/v1")
+        elif parts.query or parts.fragment or parts.username is not None:
+            self.problems.append(f"{path}: must not hold a user, a key, a query or a fragment")
+
+    def check(self, settings: Settings) -> None:
+        """What single values cannot tell."""
+        if settings.redis_url is not None and not _is_redis_url(settings.redis_url):
+            self.problems.append("REDIS_URL: must start with redis://host, rediss://host or unix:///path")
+        if settings.renew_s * 2 > settings.lease_s:
+            self.problems.append("renew_s: must be at most half of lease_s, so that one lost renewal does not matter")
+        for name, row in settings.models.items():
+            if _leads_back(row.base_url, settings):
+                self.problems.append(
+                    f"models.{name}.base_url: leads back to this very server (OPENAI_BASE_URL is the backend's)"
+                )
+
+
+def _split(url: str) -> SplitResult | None:
+    """*url* in parts, its port checked; ``None`` for what is no address."""
+    try:
+        parts = urlsplit(url)
+        return None if parts.port == 0 else parts
+    except ValueError:
+        return None
+
+
+def _is_redis_url(url: str) -> bool:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
+        return False
+    return bool(parts.path if parts.scheme == "unix" else parts.hostname)
+
+
+def _leads_back(base_url: str, settings: Settings) -> bool:
+    parts = _split(base_url)
+    if parts is None or parts.port != settings.port:
+        return False
+    return parts.hostname in {"localhost", "127.0.0.1", "::1", settings.host}
+
+
+def _hint(name: str, known: list[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,44 @@
+"""The Response of a request before anything has happened to it."""
+
+from shared.wire.items import TextFormat
+from shared.wire.requests import Request
+from shared.wire.responses import ReasoningEcho, Response, TextEcho
+
+
+def draft(request: Request) -> Response:
+    """The queued Response: the request echoed, with the API's defaults where it was silent.
+
+    The same for the same request, so that the front end and every attempt of a worker agree. Nothing in it is shared
+    with *request* that anyone changes.
+    """
+    response = Response(
+        id=request.id,
+        created_at=request.created_at,
+        status="queued",
+        output=[],
+        model=request.model,
+        background=request.background,
+        store=request.store,
+        instructions=request.instructions,
+        previous_response_id=request.previous_response_id,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        text=TextEcho(request.format or TextFormat(), request.verbosity or "medium"),
+        reasoning=ReasoningEcho(),
+        max_output_tokens=request.max_output_tokens,
+        max_tool_calls=request.max_tool_calls,
+        metadata=request.metadata,
+        safety_identifier=request.safety_identifier,
+        prompt_cache_key=request.prompt_cache_key,
+    )
+    if request.reasoning is not None:
+        response.reasoning = ReasoningEcho(request.reasoning.effort, request.reasoning.summary)
+    if request.parallel_tool_calls is not None:
+        response.parallel_tool_calls = request.parallel_tool_calls
+    if request.user is not None:
+        response.user = request.user
+    for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs"):
+        value = getattr(request, name)
+        if value is not None:
+            setattr(response, name, value)
+    return response

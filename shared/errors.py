@@ -1,0 +1,122 @@
+"""Every error that is raised on purpose. One middleware renders the API ones; the worker settles the upstream ones.
+
+RespoolError
+├── ApiError                 becomes an HTTP answer with the API's error envelope
+│   ├── InvalidRequest       400  invalid_request_error
+│   ├── Unauthorized         401  invalid_request_error / invalid_api_key
+│   ├── NotFound             404  invalid_request_error
+│   ├── TooLarge             413  invalid_request_error
+│   ├── IdempotencyReused    422  invalid_request_error / idempotency_key_reused
+│   ├── RateLimited          429  rate_limit_error / rate_limit_exceeded, with Retry-After
+│   └── Overloaded           503  service_unavailable_error / server_is_overloaded, with Retry-After
+├── UpstreamError            a backend failed; says how the response ends and whether another try may help
+├── StoreUnavailable         Redis did not answer within its budget
+└── ConfigError              start-up stops; lists every mistake
+"""
+
+from collections.abc import Sequence
+
+from shared.wire.responses import ErrorBody, ErrorCode
+
+
+class RespoolError(Exception):
+    """The root of the tree."""
+
+
+class ApiError(RespoolError):
+    """An answer with the error envelope. ``retry_after_s`` is whole seconds, 1 to 120."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> ErrorBody:
+        return ErrorBody(self.message, type(self).type, self.param, self.code)
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class TooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+
+
+class IdempotencyReused(ApiError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class RateLimited(ApiError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class Overloaded(ApiError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "server_is_overloaded"
+
+
+class UpstreamError(RespoolError):
+    """A backend failed.
+
+    ``code`` and ``message`` become the Response's error (never a key or an address in them); ``retryable`` allows
+    another try while nothing was shown; ``retry_after_s`` is what the backend asked for, if it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode = "server_error",
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        max_tries: int = 3,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code: ErrorCode = code
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.max_tries = max_tries
+
+
+class StoreUnavailable(RespoolError):
+    """Redis did not answer, or refused to write. ``full`` when it refused for want of memory."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+
+class ConfigError(RespoolError):
+    """The configuration cannot be used. ``problems`` has one line for each mistake, with its path."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)

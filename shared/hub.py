@@ -1,0 +1,179 @@
+"""One inbox subscription per process, handed out to the readers of each response.
+
+One task owns the subscription: it always drains, never awaits a reader, and makes a fresh one when the connection is
+lost. Pub/sub is only speed: whatever may have been missed (a lost connection, a full reader, a batch too large to be
+sent) tells the reader to look at the log.
+
+A message is lines ``<kind> <id> <a> <b> <size>``, an empty line, then the blobs in order (``lua/common.lua``):
+``e`` events, ``z`` the last events (a: first number, b: count), ``s`` settled (a: status; the blob is the Response);
+``a``, ``y``, ``r`` the same three without their blob; ``c`` cancel (a: attempt).
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
+
+import structlog
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from shared.store.redis import connect, inbox_channel
+
+READER_BYTES = 4 << 20
+SILENCE_S = 5.0
+ANSWER_S = 2.0
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
+
+log = structlog.get_logger()
+OnCancel = Callable[[str, int], None]
+
+
+class Heard(NamedTuple):
+    """One thing heard about a response. ``a`` and ``b`` as in the module's table."""
+
+    kind: bytes
+    a: bytes
+    b: bytes
+    blob: bytes
+
+
+class Reader:
+    """What one reader of one response has yet to take."""
+
+    def __init__(self) -> None:
+        self._heard: deque[Heard] = deque()
+        self._size = 0
+        self._missed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, heard: Heard) -> bool:
+        """False when there was no room: the reader is sent back to the log."""
+        if not heard.blob and heard.kind in b"ayr":
+            self.miss()
+            return True
+        self._heard.append(heard)
+        self._size += len(heard.blob)
+        if self._size > READER_BYTES:
+            self.miss()
+            return False
+        self._wake()
+        return True
+
+    def miss(self) -> None:
+        self._heard.clear()
+        self._size = 0
+        self._missed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self, timeout_s: float) -> Heard | None:
+        """What was heard next; ``None`` when the log must be looked at (something was missed, or all was silent)."""
+        if not self._heard and not self._missed:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        if self._missed or not self._heard:
+            self._missed = False
+            return None
+        heard = self._heard.popleft()
+        self._size -= len(heard.blob)
+        return heard
+
+
+class Hub:
+    """The inbox of *process*. ``async with`` starts and ends it; ``connected`` is set while it is subscribed."""
+
+    def __init__(self, url: str, process: str, on_cancel: OnCancel | None = None) -> None:
+        self.process = process
+        self.connected = asyncio.Event()
+        self._url = url
+        self._on_cancel = on_cancel
+        self._readers: dict[bytes, set[Reader]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._client = connect(self._url, connections=4)
+        self._task = asyncio.create_task(self._run(), name="hub")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._client.aclose()
+
+    @contextlib.contextmanager
+    def listen(self, response_id: str) -> Iterator[Reader]:
+        """A reader of *response_id*; to be opened before the call that makes messages come."""
+        key, reader = response_id.encode(), Reader()
+        self._readers.setdefault(key, set()).add(reader)
+        try:
+            yield reader
+        finally:
+            readers = self._readers[key]
+            readers.discard(reader)
+            if not readers:
+                del self._readers[key]
+
+    def listeners(self, response_id: str) -> int:
+        return len(self._readers.get(response_id.encode(), ()))
+
+    async def _run(self) -> None:
+        wait_s = FIRST_RETRY_S
+        while True:
+            pubsub = self._client.pubsub()
+            try:
+                await pubsub.subscribe(inbox_channel(self.process))
+                while not self.connected.is_set():
+                    await self._receive(pubsub)
+                wait_s = FIRST_RETRY_S
+                while True:
+                    await self._receive(pubsub)
+            # A bare TypeError is what a write on a lost connection raises on Python 3.12+ (cpython#136234).
+            except (RedisError, OSError, TypeError, TimeoutError) as lost:
+                log.warning("hub.lost", error=type(lost).__name__)
+            finally:
+                self.connected.clear()
+                with contextlib.suppress(Exception):
+                    await pubsub.aclose()
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LAST_RETRY_S)
+
+    async def _receive(self, pubsub: PubSub) -> None:
+        message = await pubsub.get_message(timeout=SILENCE_S)
+        if message is None:  # silence: is anybody there?
+            await pubsub.ping()
+            message = await pubsub.get_message(timeout=ANSWER_S)
+            if message is None:
+                raise TimeoutError
+        if message["type"] == "message":
+            self._hand_out(message["data"])
+        elif message["type"] == "subscribe":
+            self.connected.set()
+            log.info("hub.connected", readers=len(self._readers))
+            for readers in self._readers.values():
+                for reader in readers:
+                    reader.miss()
+
+    def _hand_out(self, data: bytes) -> None:
+        heads, _, blobs = data.partition(b"\n\n")
+        at = 0
+        for head in heads.split(b"\n"):
+            kind, response_id, a, b, size = head.split(b" ")
+            end = at + int(size)
+            if kind == b"c":
+                if self._on_cancel is not None:
+                    self._on_cancel(response_id.decode(), int(a))
+                continue
+            for reader in self._readers.get(response_id, ()):
+                if not reader.put(Heard(kind, a, b, blobs[at:end])):
+                    log.warning("hub.overflowed", response_id=response_id.decode())
+            at = end

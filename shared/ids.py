@@ -1,0 +1,41 @@
+"""Mint and recognise ids: ``resp_<pp><random>``, and item ids that carry their owner.
+
+``pp`` is the partition, two characters of base 32; the random part has 160 bits (32 characters). An item's id is
+``<kind>_<pp><the owner's random part><n>``, ``n`` four characters of base 32, so a reference finds its owner without
+an index. Letters are Crockford's base 32 in lower case. All ids stay under 64 characters.
+"""
+
+import re
+from typing import Literal
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+PARTITIONS = 32 * 32
+RANDOM_BYTES = 20
+ItemKind = Literal["msg", "rs", "fc", "fco"]
+
+_RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{2}})([{ALPHABET}]{{32}})")
+
+
+def base32(number: int, width: int) -> str:
+    """*number* in exactly *width* letters, most significant first. Higher digits are cut off."""
+    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))
+
+
+def response_id(partition: int, random: bytes) -> str:
+    """A response's id from its partition and ``RANDOM_BYTES`` random bytes."""
+    return f"resp_{base32(partition, 2)}{base32(int.from_bytes(random), 32)}"
+
+
+def is_response_id(text: str) -> bool:
+    """Whether *text* has exactly the form of a response id of ours; only such texts may become part of a key."""
+    return _RESPONSE.fullmatch(text) is not None
+
+
+def partition_of(response_id: str) -> str:
+    """The two letters of the partition: the hash tag of all keys of that response."""
+    return response_id[5:7]
+
+
+def item_id(kind: ItemKind, owner_id: str, number: int) -> str:
+    """The id of item *number* of the response *owner_id*."""
+    return f"{kind}_{owner_id.partition('_')[2]}{base32(number, 4)}"

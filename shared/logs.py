@@ -1,0 +1,107 @@
+"""Logging: one set-up for both rooms and the launcher, and the list of all event names.
+
+Loggers are made with ``log = structlog.get_logger()``; ``log.info("response.settled", status=...)``. What libraries log
+through the standard library comes out in the same form, with their text as the event.
+"""
+
+import io
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+EVENTS: Mapping[str, str] = {
+    "process.started": "A process is up and serving.",
+    "process.draining": "A process was told to stop: it takes nothing new and finishes what it has.",
+    "process.stopped": "A process has ended its work.",
+    "request.served": "One HTTP request was answered: the summary line.",
+    "request.failed": "A bug ended a request: the client got a 500, the traceback is here.",
+    "response.submitted": "A response was accepted and queued.",
+    "response.claimed": "A worker took a response from the queue.",
+    "response.settled": "A response reached its final status: the summary line of a run.",
+    "response.cancelled": "A cancel call was answered.",
+    "response.requeued": "A response goes back to the queue, to be tried again.",
+    "response.released": "A stopping worker handed a response back.",
+    "response.reaped": "A response of a dead worker was settled in its place.",
+    "response.fenced": "A worker learned that a response is no longer its own, and dropped it.",
+    "lease.lost": "A worker could not renew a lease in time.",
+    "lease.reaped": "A lease of a dead worker was found and taken over.",
+    "log.refilled": "Redis had lost the last events of a response; the worker wrote them again.",
+    "hub.connected": "The subscription to this process's inbox stands.",
+    "hub.lost": "The subscription broke; it is made again.",
+    "hub.overflowed": "A reader was too slow for its queue and goes back to the log.",
+    "reader.repaired": "A reader noticed a gap and filled it from the log.",
+    "upstream.called": "A model backend began to answer.",
+    "upstream.failed": "A model backend failed, and the run with it.",
+    "upstream.retried": "A model backend failed; the call is made again.",
+    "loop.lagged": "The event loop was blocked for longer than 500 ms.",
+    "redis.unavailable": "Redis does not answer, or refuses to write.",
+    "redis.warned": "Redis is set up in a way that puts data at risk.",
+    "child.started": "`respool up` started a process.",
+    "child.exited": "A process of `respool up` ended.",
+    "child.restarted": "A process of `respool up` that had ended is started again.",
+}
+
+_encoder = msgspec.json.Encoder(enc_hook=repr, decimal_format="string")
+
+
+def configure(level: str, log_format: Literal["auto", "console", "json"], *, room: str = "") -> None:
+    """Set logging up for this process, once, at its start. *room* is put on every line (``api``, ``worker``, ``up``).
+
+    ``auto`` means ``console`` on a terminal, else ``json``: one object per line, on standard output either way.
+    """
+    if log_format == "auto":
+        log_format = "console" if sys.stdout.isatty() else "json"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no text of a client may make logging fail
+    number = logging.getLevelNamesMapping()[level.upper()]
+
+    def add_room(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if room:
+            event["room"] = room
+        return event
+
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_room,
+    ]
+    if log_format == "json":
+        last: list[Processor] = [structlog.processors.format_exc_info, _render_json]
+    else:
+        # The plain traceback: the pretty ones print local variables, and so keys and prompts.
+        last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    structlog.configure(
+        processors=[*common, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    _take_over_stdlib(number, common, last)
+
+
+def _take_over_stdlib(level: int, common: list[Processor], last: list[Processor]) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *last]))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))  # libraries chat at info; what they say there is in our own lines
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """One line of JSON, the three fixed keys first."""
+    line = {key: event.pop(key, None) for key in ("timestamp", "level", "event")} | dict(event)
+    try:
+        return _encoder.encode(line).decode()
+    except (TypeError, ValueError, RecursionError):  # e.g. a lone surrogate; a log line must not be the end of anything
+        return _encoder.encode({_escaped(key): _escaped(value) for key, value in line.items()}).decode()
+
+
+def _escaped(value: object) -> str:
+    return ascii(value)[1:-1] if isinstance(value, str) else ascii(value)

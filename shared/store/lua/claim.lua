@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- Take waiting responses for a worker, in one step with their lease and response.in_progress.
+-- ARGV: worker, call number, free slots, lease_ms, lanes in order of preference
+-- -> a row per response: {id, attempt, seq, tries, releases, stream, age_ms, request_id, lane, parent, request, input}
+-- A repeated call number gets the last answer again: a lost reply strands nothing.
+local worker, wanted, lease = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local memo = P .. 'claimed:' .. worker
+local t, rows, ids = now(), {}, {}
+
+local function row(id)
+  local v = redis.call('HMGET', P .. 'r:' .. id, 'attempt', 'seq', 'tries', 'releases', 'stream', 'created',
+    'request_id', 'lane')
+  local b = redis.call('HMGET', P .. 'b:' .. id, 'parent', 'input')
+  local request = redis.call('GET', P .. 'q:' .. id)
+  table.insert(rows, {id, v[1], v[2], v[3], v[4], v[5],
+    string.format('%d', t - v[6]), v[7], v[8], b[1] or '', request or '', b[2] or '[]'})
+  table.insert(ids, id)
+end
+
+local function take(id)
+  local r = P .. 'r:' .. id
+  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'begin')
+  if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
+  redis.call('HINCRBY', r, 'attempt', 1)
+  redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
+  redis.call('ZADD', P .. 'live', t + lease, id)
+  if v[6] then
+    if v[3] == '1' then
+      log(id, v[4], 1, v[6])
+      redis.call('HSET', r, 'seq', v[4] + 1)
+      tell(v[5], 'e ' .. id .. ' ' .. v[4] .. ' 1', v[6])
+    end
+    redis.call('HDEL', r, 'begin')
+  end
+  row(id)
+end
+
+local last = redis.call('HMGET', memo, 'call', 'ids')
+if last[1] == ARGV[2] then
+  for id in string.gmatch(last[2], '%S+') do
+    if redis.call('HGET', P .. 'r:' .. id, 'owner') == worker then row(id) end
+  end
+  return rows
+end
+local left = 0
+for i = 5, #ARGV do
+  local popped = true
+  while popped and #ids < wanted do
+    local members = redis.call('ZPOPMIN', QUEUE .. ARGV[i], wanted - #ids)
+    for m = 1, #members, 2 do take(string.sub(members[m], #TAG + 2)) end
+    popped = #members > 0
+  end
+  left = left + redis.call('ZCARD', QUEUE .. ARGV[i])
+end
+if #ids > 0 then
+  redis.call('HSET', memo, 'call', ARGV[2], 'ids', table.concat(ids, ' '))
+  redis.call('EXPIRE', memo, 10)
+end
+if left == 0 then redis.call('DEL', P .. 'bell') else ring() end
+send()
+return rows

@@ -1,0 +1,101 @@
+-- Put in front of every script. KEYS[1] is the partition's prefix, "rs:{pp}:"; every other key is derived from it and
+-- has the same hash tag, so a script touches one slot. NEXT comes from shared/core/lifecycle.py.
+local P = KEYS[1]
+local TAG = string.match(P, '{.-}')
+local QUEUE, JOB = 'arq:queue:' .. TAG .. ':', 'arq:job:' .. TAG .. ':'
+local LANES = {'foreground', 'background'}
+local LOOK_MS = 30000           -- how often a waiting response is looked at
+local MAX_MESSAGE_BYTES = 65536 -- a larger batch is only announced
+local MAX_PUBLISHED_BYTES = 4194304 -- of one script: more would cut the subscribers' connections
+local MAX_INBOXES = 32
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + t[2] / 1000
+end
+
+local function terminal(status)
+  return next(NEXT[status]) == nil
+end
+
+-- Messages to inboxes, one PUBLISH each: lines "<kind> <id> <a> <b> <size>", an empty line, then the blobs in order.
+-- Kinds: e events, z the last events, s settled (no events), c cancel; a, y, r: as e, z, s, but too large to be sent.
+local outgoing, published = {}, 0
+local function tell(inboxes, head, blob)
+  if #blob > MAX_MESSAGE_BYTES or published > MAX_PUBLISHED_BYTES then
+    head, blob = string.gsub(head, '^%a', {e = 'a', z = 'y', s = 'r'}), ''
+  end
+  for inbox in string.gmatch(inboxes, '%S+') do
+    local out = outgoing[inbox]
+    if not out then
+      out = {heads = {}, blobs = {}}
+      outgoing[inbox] = out
+    end
+    table.insert(out.heads, head .. ' ' .. #blob)
+    table.insert(out.blobs, blob)
+    published = published + #blob
+  end
+end
+
+local function send()
+  for inbox, out in pairs(outgoing) do
+    redis.call('PUBLISH', 'rs:in:' .. inbox, table.concat(out.heads, '\n') .. '\n\n' .. table.concat(out.blobs))
+  end
+end
+
+local function ring()
+  if redis.call('LLEN', P .. 'bell') == 0 then
+    redis.call('RPUSH', P .. 'bell', '1')
+  end
+end
+
+-- Into its lane at its old place. Waiting is membership in a queue, not a status.
+local function enqueue(id, lane, order, t)
+  redis.call('ZADD', QUEUE .. lane, order, TAG .. ':' .. id)
+  redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
+  ring()
+end
+
+local function log(id, first, count, frames)
+  redis.call('XADD', P .. 'e:' .. id, (first + count) .. '-0', 'f', first, 'n', count, 'd', frames)
+end
+
+local function watch_with(id, inboxes, inbox)
+  local seen = 0
+  for each in string.gmatch(inboxes, '%S+') do
+    if each == inbox then return end
+    seen = seen + 1
+  end
+  if seen < MAX_INBOXES then
+    redis.call('HSET', P .. 'r:' .. id, 'inboxes', inboxes == '' and inbox or inboxes .. ' ' .. inbox)
+  end
+end
+
+-- The one way to a terminal status. The caller has checked attempt, status and cancel.
+local function settle(id, status, first, count, frames, object, output)
+  local r, b = P .. 'r:' .. id, P .. 'b:' .. id
+  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane')
+  redis.call('SET', P .. 'o:' .. id, object, 'EX', v[2])
+  redis.call('HSET', b, 'output', output)
+  if redis.call('TTL', b) < tonumber(v[2]) then redis.call('EXPIRE', b, v[2]) end
+  if v[1] == '1' then
+    log(id, first, count, frames)
+    redis.call('EXPIRE', P .. 'e:' .. id, v[2])
+    tell(v[3], 'z ' .. id .. ' ' .. first .. ' ' .. count, frames)
+  else
+    tell(v[3], 's ' .. id .. ' ' .. status .. ' 0', object)
+  end
+  redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now())
+  redis.call('HDEL', r, 'begin')
+  redis.call('EXPIRE', r, v[2])
+  redis.call('DEL', P .. 'q:' .. id, JOB .. id)
+  redis.call('ZREM', P .. 'live', id)
+  redis.call('ZREM', QUEUE .. v[4], TAG .. ':' .. id)
+end
+
+-- Redis time once a second from every process. A gap means that Redis was away: leases then get one full lease more.
+local function tick(t, lease_ms)
+  local last = redis.call('GET', P .. 'tick')
+  redis.call('SET', P .. 'tick', string.format('%d', t), 'EX', 86400)
+  if last and t - last > 2000 then redis.call('SET', P .. 'grace', '1', 'PX', lease_ms) end
+end

@@ -1,0 +1,46 @@
+#!lua flags=allow-oom
+-- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
+-- -> rows {id, what, attempt, reason}: what = 'requeued' | 'settle' (the caller now owns it and must settle it from its
+--    log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without reading its log)
+local who, lease = ARGV[1], tonumber(ARGV[3])
+local t, rows = now(), {}
+tick(t, lease)
+if redis.call('EXISTS', P .. 'grace') == 1 then return rows end
+
+local function own(id, r, reason)
+  local takeovers = redis.call('HINCRBY', r, 'takeovers', 1)
+  redis.call('HSET', r, 'owner', who, 'status', 'in_progress')
+  redis.call('ZADD', P .. 'live', t + lease, id)
+  table.insert(rows, {id, takeovers > 2 and 'empty' or 'settle', redis.call('HINCRBY', r, 'attempt', 1), reason})
+end
+
+local function look(id)
+  local r = P .. 'r:' .. id
+  local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'created')
+  if not v[1] or terminal(v[1]) then
+    redis.call('ZREM', P .. 'live', id)
+  elseif v[2] ~= '' then
+    local crashes = redis.call('HINCRBY', r, 'crashes', 1)
+    if v[3] == '1' then
+      own(id, r, 'cancelled')
+    elseif v[4] == '1' or crashes >= tonumber(ARGV[5]) then
+      own(id, r, 'lost')
+    else
+      redis.call('HINCRBY', r, 'attempt', 1)
+      redis.call('HSET', r, 'owner', '')
+      enqueue(id, v[6], v[7], t)
+      table.insert(rows, {id, 'requeued', '', 'lost'})
+    end
+  elseif t - v[8] > tonumber(ARGV[4]) then
+    redis.call('ZREM', QUEUE .. v[6], TAG .. ':' .. id)
+    own(id, r, 'waited')
+  elseif redis.call('ZSCORE', QUEUE .. v[6], TAG .. ':' .. id) then
+    redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
+  else
+    enqueue(id, v[6], v[7], t)
+    table.insert(rows, {id, 'requeued', '', 'waiting'})
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'live', '-inf', t, 'LIMIT', 0, ARGV[2])) do look(id) end
+return rows

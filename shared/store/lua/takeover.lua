@@ -1,0 +1,9 @@
+#!lua flags=allow-oom
+-- Take the right to settle a response whose cancel was noted, but whose owner did not follow. ARGV: id, who, lease_ms
+-- -> {attempt} | {} (it has ended, or no cancel is noted)
+local r = P .. 'r:' .. ARGV[1]
+local v = redis.call('HMGET', r, 'status', 'cancel')
+if not v[1] or terminal(v[1]) or v[2] ~= '1' then return {} end
+redis.call('HSET', r, 'owner', ARGV[2], 'status', 'in_progress')
+redis.call('ZADD', P .. 'live', now() + ARGV[3], ARGV[1])
+return {redis.call('HINCRBY', r, 'attempt', 1)}

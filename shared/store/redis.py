@@ -1,0 +1,149 @@
+"""Redis: connections, the scripts, and every key name.
+
+Keys (prefix ``rs:{pp}:``, so that all keys of a response are in one slot):
+
+=================  ======  ==========================================================  =====================
+r:<id>             hash    the record: status, attempt, owner, seq, shown, cancel ...   keep_s after the end
+q:<id>             string  the validated request, JSON                                  until the end
+o:<id>             string  the Response, JSON; the record's status overrules its own    keep_s after the end
+b:<id>             hash    parent, refs, deleted, input and output items (JSON arrays)  keep_s, or longer
+e:<id>             stream  event batches, entry id <last number + 1>-0                  keep_s after the end
+live               zset    unsettled responses -> Redis ms at which to look             -
+tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
+bell               list    at most one wake token                                       -
+claimed:<worker>   hash    the last claim's answer                                      10 s
+=================  ======  ==========================================================  =====================
+
+Besides: ``arq:queue:{pp}:<lane>`` and ``arq:job:{pp}:<id>`` in arq's layout, ``rs:w:<worker>`` and ``rs:f:<front end>``
+(heartbeats, 10 s), and the channels ``rs:in:<process>``.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.core.lifecycle import lua_table
+from shared.errors import StoreUnavailable
+
+SOCKET_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 1.0
+POOL_WAIT_S = 2.0
+HEARTBEAT_S = 10
+FIRST_RETRY_S = 0.05
+
+Script = Literal[
+    "cancel", "chain", "claim", "delete", "flush", "leave", "read", "reap", "release", "renew", "submit", "takeover",
+    "tick", "watch",
+]  # fmt: skip
+Argument = str | bytes | int | float
+Result = TypeVar("Result")
+
+
+def prefix(partition: str) -> str:
+    """The prefix of a partition's keys; also the one key that every script is given."""
+    return f"rs:{{{partition}}}:"
+
+
+def job_id(response_id: str, partition: str) -> str:
+    """A response's member in arq's queue."""
+    return f"{{{partition}}}:{response_id}"
+
+
+def bell(partition: str) -> str:
+    return f"{prefix(partition)}bell"
+
+
+def inbox_channel(process: str) -> str:
+    return f"rs:in:{process}"
+
+
+def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
+    """A client with a pool of its own. Waiting for a connection is bounded; a silent server is noticed.
+
+    The caller closes it with ``aclose()``, which closes the pool too.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=POOL_WAIT_S,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        health_check_interval=0,
+        **({} if url.startswith("unix") else {"socket_keepalive": True}),
+    )
+    return Redis.from_pool(pool)
+
+
+def _load(name: Script) -> bytes:
+    folder = resources.files("shared.store") / "lua"
+    common = folder.joinpath("common.lua").read_text().replace("-- Put", f"local NEXT = {lua_table()}\n-- Put", 1)
+    shebang, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
+    return f"{shebang}\n{common}\n{body}".encode()
+
+
+class Store:
+    """The scripts of one Redis. Every call is safe to repeat, and is repeated within its budget.
+
+    Raises ``StoreUnavailable`` when Redis does not answer in time or refuses to write.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+        self._scripts: dict[str, tuple[str, bytes]] = {}
+
+    async def call(self, name: Script, partition: str, *args: Argument, budget_s: float = 3.0) -> Any:
+        """Run script *name* on *partition*. Returns its answer, texts as bytes."""
+        if name not in self._scripts:
+            source = _load(name)
+            self._scripts[name] = hashlib.sha1(source, usedforsecurity=False).hexdigest(), source
+        sha, source = self._scripts[name]
+        key = prefix(partition)
+
+        async def attempt() -> Any:
+            try:
+                return await self.client.execute_command("EVALSHA", sha, 1, key, *args)
+            except NoScriptError:
+                return await self.client.execute_command("EVAL", source, 1, key, *args)
+
+        return await within(attempt, budget_s)
+
+
+async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> Result:
+    """Repeat *attempt* while Redis is away, at most for *budget_s* seconds; foreign errors become ours here."""
+    deadline, wait_s = time.monotonic() + budget_s, FIRST_RETRY_S
+    while True:
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
+                return await attempt()
+        except ResponseError as refused:
+            unavailable = _refusal(refused)
+            if unavailable is None:
+                raise
+            raise unavailable from refused
+        # A bare TypeError is what a write on a lost connection raises on Python 3.12+ (cpython#136234).
+        except (RedisConnectionError, RedisTimeoutError, OSError, TypeError) as lost:
+            error: Exception = lost
+        except RedisError as other:
+            raise StoreUnavailable(f"Redis failed: {type(other).__name__}") from other
+        if time.monotonic() + wait_s >= deadline:
+            raise StoreUnavailable("Redis does not answer") from error
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, 1.0)
+
+
+def _refusal(error: ResponseError) -> StoreUnavailable | None:
+    """What a server's refusal means; ``None`` for a fault in our own scripts."""
+    text = str(error)
+    if text.startswith(("OOM", "command not allowed when used memory")):
+        return StoreUnavailable("Redis has reached its maxmemory", full=True)
+    if text.startswith(("MISCONF", "READONLY", "LOADING", "BUSY", "NOREPLICAS", "max number of clients")):
+        return StoreUnavailable(f"Redis refuses to write: {text.split(' ', 1)[0]}")
+    return None

@@ -1,0 +1,259 @@
+"""A response's life in Redis, behind verbs. Each verb is one script, so one round trip and one atomic step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import msgspec
+
+from shared.ids import partition_of
+from shared.store.redis import HEARTBEAT_S, Store, within
+from shared.wire.responses import Status
+
+Lane = Literal["foreground", "background"]
+PAGE_BYTES = 1 << 20
+BEAT_BUDGET_S = 1.0
+_JOB = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """What submit writes. ``opening`` are the first frames (``opening_count`` of them), ``begin`` the later
+    ``response.in_progress``; all empty when the response has no log. ``items`` is a JSON array."""
+
+    id: str
+    tenant: str
+    lane: Lane
+    inbox: str
+    stream: bool
+    background: bool
+    store: bool
+    keep_s: int
+    parent: str
+    request_id: str
+    request: bytes
+    object: bytes
+    items: bytes
+    created_ms: int
+    opening: bytes = b""
+    opening_count: int = 0
+    begin: bytes = b""
+
+
+Submitted = Literal["ok", "full", "parent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A response as it stands. ``seq`` is the number of events so far; ``object`` the stored Response, whose status
+    is overruled by ``status`` while it is not terminal."""
+
+    status: Status
+    seq: int
+    stream: bool
+    background: bool
+    store: bool
+    shown: bool
+    attempt: int
+    object: bytes
+
+    @property
+    def visible(self) -> bool:
+        """Whether its id is known to anybody but the connection that created it."""
+        return self.store or self.background
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames of the events ``first`` to ``first + count - 1``."""
+
+    first: int
+    count: int
+    frames: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A response's log behind some number, at most ``PAGE_BYTES`` (or one batch) of it. The log goes on when the last
+    batch ends before ``seq``."""
+
+    status: Status
+    seq: int
+    stream: bool
+    visible: bool
+    batches: list[Batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A response that this worker runs now. ``request`` is JSON, ``items`` a JSON array; ``age_ms`` the time
+    since it was submitted, by Redis' clock."""
+
+    id: str
+    attempt: int
+    seq: int
+    tries: int
+    releases: int
+    stream: bool
+    age_ms: int
+    request_id: str
+    lane: Lane
+    parent: str
+    request: bytes
+    items: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What the reaper did or must do: see ``reap.lua``."""
+
+    id: str
+    what: Literal["requeued", "settle", "empty"]
+    attempt: int
+    reason: Literal["lost", "cancelled", "waited", "waiting"]
+
+
+CancelAnswer = tuple[Literal["gone", "ended", "settled", "moved", "noted"], str]
+
+
+class Responses:
+    """The verbs of one Redis. All raise ``StoreUnavailable``; all may be repeated."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.client = store.client
+
+    async def submit(self, new: NewResponse, *, max_queue: int, budget_s: float) -> Submitted:
+        partition = partition_of(new.id)
+        job: dict[str, object] = {"t": None, "f": "respond", "a": [new.id], "k": {}, "et": new.created_ms}
+        flags = (int(new.stream), int(new.background), int(new.store), new.keep_s, new.parent, max_queue)
+        frames = (new.opening, new.opening_count, new.begin)
+        answer = await self._store.call(
+            "submit", partition, new.id, new.tenant, new.lane, new.inbox, *flags, new.request_id,
+            new.request, new.object, new.items, _JOB.encode(job), *frames, budget_s=budget_s,
+        )  # fmt: skip
+        return cast(Submitted, answer[0].decode())
+
+    async def read(self, response_id: str, tenant: str) -> Snapshot | None:
+        row = await self._store.call("read", partition_of(response_id), response_id, tenant)
+        if not row:
+            return None
+        status, seq, stream, background, store, shown, attempt, body = row
+        flags = stream == b"1", background == b"1", store == b"1", shown == b"1"
+        return Snapshot(_status(status), int(seq), *flags, int(attempt), body or b"")
+
+    async def watch(self, response_id: str, tenant: str, inbox: str, after: int) -> Page | None:
+        """The log behind event *after* (-1: all of it). A non-empty *inbox* hears of what comes, unless it has ended."""
+        args = response_id, tenant, inbox, after, PAGE_BYTES
+        row = await self._store.call("watch", partition_of(response_id), *args)
+        if not row:
+            return None
+        status, seq, stream, background, store = row[:5]
+        batches = [Batch(int(row[i]), int(row[i + 1]), row[i + 2]) for i in range(5, len(row), 3)]
+        return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
+
+    async def leave(self, response_id: str, inbox: str) -> None:
+        await self._store.call("leave", partition_of(response_id), response_id, inbox)
+
+    async def cancel(
+        self, response_id: str, tenant: str, inbox: str, *, seq: int, frames: bytes, body: bytes, status: Status
+    ) -> CancelAnswer:
+        """What was rendered (for *seq* events, ending with *status*) is used when nobody runs the response."""
+        args = response_id, tenant, inbox, seq, frames, body, status
+        answer = await self._store.call("cancel", partition_of(response_id), *args)
+        return answer[0].decode(), answer[1].decode() if len(answer) > 1 else ""
+
+    async def take_over(self, response_id: str, who: str, lease_s: float) -> int | None:
+        """The new attempt number, or ``None`` when there is nothing left to settle."""
+        args = response_id, who, int(lease_s * 1000)
+        answer = await self._store.call("takeover", partition_of(response_id), *args)
+        return int(answer[0]) if answer else None
+
+    async def delete(self, response_id: str, tenant: str) -> Literal["ok", "gone", "running"]:
+        answer = await self._store.call("delete", partition_of(response_id), response_id, tenant)
+        return cast(Literal["ok", "gone", "running"], answer.decode())
+
+    async def chain(
+        self, response_id: str, tenant: str, *, keep_s: int, max_links: int, max_bytes: int
+    ) -> list[bytes] | Literal["gone", "long"]:
+        """JSON arrays of items, oldest first, input and output by turns, *response_id*'s own included."""
+        args = response_id, tenant, keep_s, max_links, max_bytes
+        answer = await self._store.call("chain", partition_of(response_id), *args)
+        return answer[1:] if answer[0] == b"ok" else cast(Literal["gone", "long"], answer[0].decode())
+
+    async def claim(
+        self, partition: str, worker: str, call: int, *, slots: int, lease_s: float, lanes: Sequence[Lane]
+    ) -> list[Claimed]:
+        """At most *slots* waiting responses. *call* must be the same when a claim is repeated, and only then."""
+        rows = await self._store.call("claim", partition, worker, call, slots, int(lease_s * 1000), *lanes)
+        return [_claimed(row) for row in rows]
+
+    async def renew(
+        self, partition: str, worker: str, held: Sequence[tuple[str, int]], lease_s: float
+    ) -> list[Literal["kept", "cancel", "lost"]]:
+        pairs = [part for pair in held for part in pair]
+        answers = await self._store.call("renew", partition, worker, int(lease_s * 1000), *pairs)
+        return [cast(Literal["kept", "cancel", "lost"], answer.decode()) for answer in answers]
+
+    async def release(
+        self, response_id: str, attempt: int, why: Literal["drain", "retry"], *, delay_s: float, tries: int
+    ) -> Literal["ok", "cancelled", "fenced"]:
+        args = response_id, attempt, why, int(delay_s * 1000), tries
+        answer = await self._store.call("release", partition_of(response_id), *args)
+        return cast(Literal["ok", "cancelled", "fenced"], answer.decode())
+
+    async def reap(
+        self, partition: str, who: str, *, limit: int, lease_s: float, max_queue_s: float, max_crashes: int
+    ) -> list[Reaped]:
+        args = who, limit, int(lease_s * 1000), int(max_queue_s * 1000), max_crashes
+        rows = await self._store.call("reap", partition, *args)
+        return [Reaped(i.decode(), what.decode(), int(attempt or 0), why.decode()) for i, what, attempt, why in rows]
+
+    async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
+        """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""
+        return [word.decode() for word in await self._store.call("flush", partition, *parts, budget_s=budget_s)]
+
+    async def tick(self, partition: str, lease_s: float) -> None:
+        await self._store.call("tick", partition, int(lease_s * 1000))
+
+    async def beat(self, key: str, fields: Mapping[str, int]) -> None:
+        """Show that a process lives, for ``HEARTBEAT_S``. At maxmemory it is not shown."""
+
+        async def attempt() -> None:
+            async with self.client.pipeline(transaction=False) as pipe:
+                pipe.hset(key, mapping=dict(fields))
+                pipe.expire(key, HEARTBEAT_S)
+                await pipe.execute(raise_on_error=False)
+
+        await within(attempt, BEAT_BUDGET_S)
+
+    async def waiting(self, partition: str) -> int:
+        """How many responses wait for a worker."""
+        lanes = [f"arq:queue:{{{partition}}}:{lane}" for lane in ("foreground", "background")]
+        return sum([await self.client.zcard(lane) for lane in lanes])
+
+
+def append_header(response_id: str, attempt: int, first: int, count: int, *, shown: bool) -> str:
+    return f"a {response_id} {attempt} {first} {count} {int(shown)}"
+
+
+def settle_part(
+    response_id: str, attempt: int, first: int, count: int, status: Status, *, frames: bytes, body: bytes, output: bytes
+) -> tuple[str, bytes]:
+    """Header and blob of a settle part. *output* is the JSON array of output items."""
+    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {len(body)}"
+    return header, b"".join((frames, body, output))
+
+
+def _status(word: bytes) -> Status:
+    return cast(Status, word.decode())
+
+
+def _claimed(row: list[bytes]) -> Claimed:
+    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items = row
+    counts = int(attempt), int(seq), int(tries), int(releases)
+    lane_name = cast(Lane, lane.decode())
+    return Claimed(
+        response_id.decode(), *counts, stream == b"1", int(age), request_id.decode(), lane_name,
+        parent.decode(), request, items,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Settle a response for a worker that is gone (or does not follow a cancel), from what its log holds.
+
+Who calls this owns the response by its attempt number; a log that goes on under another owner is refused by the script.
+"""
+
+import msgspec
+
+from shared.core.accumulate import Fold
+from shared.core.emitter import Emitter, Ending
+from shared.core.frames import decode, render_all
+from shared.ids import partition_of
+from shared.store.responses import Responses, settle_part
+from shared.wire.responses import Response
+
+BUDGET_S = 3.0
+_encode = msgspec.json.Encoder().encode
+_decode_response = msgspec.json.Decoder(Response).decode
+
+
+async def settle_from_log(
+    responses: Responses, response_id: str, attempt: int, ending: Ending, *, at: int, empty: bool = False
+) -> str:
+    """Close what is open and settle with *ending*. Returns the script's word (``ok`` when it is settled).
+
+    *at* is Unix seconds. With *empty* the log is not read and the output is lost: the last resort for a log that
+    cannot be folded.
+    """
+    snapshot = await responses.read(response_id, "")
+    if snapshot is None:
+        return "gone"
+    if snapshot.stream and not empty:
+        emitter = Emitter.resume(await _fold(responses, response_id))
+    else:
+        emitter = Emitter(_decode_response(snapshot.object), number=snapshot.seq, streaming=snapshot.stream)
+    first = emitter.number
+    response = emitter.end(ending, at=at)
+    events = emitter.take()
+    header, blob = settle_part(
+        response_id, attempt, first, len(events), response.status,
+        frames=render_all(events), body=_encode(response), output=_encode(response.output),
+    )  # fmt: skip
+    return (await responses.flush(partition_of(response_id), [header, blob], budget_s=BUDGET_S))[0]
+
+
+async def _fold(responses: Responses, response_id: str) -> Fold:
+    fold, after = Fold(), -1
+    while True:
+        page = await responses.watch(response_id, "", "", after)
+        if page is None or not page.batches:
+            return fold
+        for batch in page.batches:
+            for event in decode(batch.frames):
+                fold.feed(event)
+            after = batch.first + batch.count - 1

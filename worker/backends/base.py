@@ -1,0 +1,49 @@
+"""What a backend is, and which one answers for a model."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.config import ModelRow, find_model
+from shared.core.emitter import Emitter, Ending
+from shared.errors import UpstreamError
+from shared.wire.items import Item
+from shared.wire.requests import Request
+
+Flush = Callable[[], Awaitable[None]]
+"""Hands over the events made so far. Awaited after each read; waits while too much is unflushed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One response to make: its request, its whole context in order, and where it goes."""
+
+    request: Request
+    items: Sequence[Item]
+    row: ModelRow
+    request_id: str
+
+
+class Backend(Protocol):
+    """One dialect over one shell."""
+
+    async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
+        """Feed *emit* until the answer ends, and say how. Raises ``UpstreamError`` when it fails; closes its
+        connection when it is cancelled."""
+        ...
+
+
+class Backends:
+    """The model table with a backend behind each row."""
+
+    def __init__(self, models: Mapping[str, ModelRow], dialects: Mapping[str, Backend]) -> None:
+        self._models = models
+        self._dialects = dialects
+
+    async def run(
+        self, request: Request, items: Sequence[Item], request_id: str, emit: Emitter, flush: Flush
+    ) -> Ending:
+        row = find_model(self._models, request.model)
+        if row is None:
+            raise UpstreamError("This model is no longer configured.", code="server_error")
+        return await self._dialects[row.dialect].run(Call(request, items, row, request_id), emit, flush)

@@ -1,0 +1,113 @@
+"""The one HTTP shell of all dialects over HTTP: call, read, feed, flush. Foreign exceptions become ours here.
+
+Timers: connect, first byte, and idle between reads (comments count as life). No redirects, no cookies, no compression,
+no proxies from the environment; lines, error bodies and answers that are not a stream have a cap.
+"""
+
+import asyncio
+import time
+from typing import Self
+
+import aiohttp
+import structlog
+
+from shared.core.emitter import Emitter, Ending
+from shared.core.sse import LineTooLong, SSEDecoder
+from shared.errors import UpstreamError
+from worker.backends.base import Call, Flush
+from worker.translate.chat_request import encode_chat
+from worker.translate.chat_stream import ChatStream
+from worker.translate.errors import upstream_error
+from worker.translate.profiles import PROFILES
+
+MAX_ERROR_BYTES = 64 << 10
+MAX_BODY_BYTES = 16 << 20
+USAGE_WAIT_S = 5.0
+"""How long the rest of a stream (its usage) is awaited once the answer has ended."""
+
+log = structlog.get_logger()
+
+
+class ChatBackend:
+    """OpenAI-compatible Chat Completions. ``async with`` opens and closes its connections."""
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
+        row = call.row
+        profile = PROFILES[row.profile]
+        body = encode_chat(call.request, call.items, model=row.model or call.request.model, profile=profile)
+        headers = {
+            **row.headers,
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "X-Request-Id": call.request_id,
+        }
+        if row.key is not None:
+            headers["Authorization"] = f"Bearer {row.key.reveal()}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=row.connect_timeout_s)
+        url = f"{row.base_url.rstrip('/')}/chat/completions"
+        stream = ChatStream(emit, profile)
+        try:
+            async with (
+                asyncio.timeout(row.first_byte_timeout_s) as timer,
+                self._http.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as answer,
+            ):
+                log.info("upstream.called", model=call.request.model, status=answer.status)
+                if answer.status != 200:
+                    timer.reschedule(_in(row.idle_timeout_s))
+                    text = await _read(answer.content, MAX_ERROR_BYTES)
+                    raise upstream_error(answer.status, text, answer.headers.get("Retry-After"), time.time())
+                if answer.content_type == "text/event-stream":
+                    await _feed(answer.content, stream, flush, timer, row.idle_timeout_s)
+                else:
+                    timer.reschedule(_in(row.idle_timeout_s))
+                    stream.feed_whole(await _read(answer.content, MAX_BODY_BYTES))
+        except LineTooLong as error:
+            raise UpstreamError("The backend sent a line that is too long.") from error
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            if not stream.ended:  # else only the usage was still awaited
+                raise UpstreamError("The backend did not answer in time.", retryable=True, max_tries=2) from error
+        except aiohttp.ClientConnectorError as error:
+            raise UpstreamError("The backend cannot be reached.", retryable=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError("The connection to the backend broke.", retryable=True) from error
+        return stream.end()
+
+
+async def _feed(
+    content: aiohttp.StreamReader, stream: ChatStream, flush: Flush, timer: asyncio.Timeout, idle_s: float
+) -> None:
+    sse = SSEDecoder()
+    async for block in content.iter_any():
+        timer.reschedule(None)
+        for event in sse.feed(block):
+            if event.data == b"[DONE]":
+                return
+            stream.feed(event.data, event.event)
+        await flush()
+        timer.reschedule(_in(USAGE_WAIT_S if stream.ended else idle_s))
+
+
+async def _read(content: aiohttp.StreamReader, limit_bytes: int) -> bytes:
+    """At most *limit_bytes* of a body."""
+    body = bytearray()
+    async for block in content.iter_any():
+        body += block
+        if len(body) >= limit_bytes:
+            break
+    return bytes(body[:limit_bytes])
+
+
+def _in(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds

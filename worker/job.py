@@ -1,0 +1,246 @@
+"""One claimed response, from claim to settled outcome.
+
+claim -> history loaded -> backend called -> events to the line -> settled. Whoever stops a run gives the reason:
+``cancelled`` (settle as cancelled, with what there is), ``drain`` (give back if nobody has seen output, else fail),
+``lost`` (another worker owns it: touch nothing).
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from shared.config import Settings
+from shared.core.emitter import Emitter, Ending
+from shared.core.frames import render_all
+from shared.core.responses import draft
+from shared.errors import StoreUnavailable, UpstreamError
+from shared.store.responses import Claimed, Responses
+from shared.store.takeover import settle_from_log
+from shared.wire.items import Item
+from shared.wire.requests import Request
+from shared.wire.responses import Response, ResponseError
+from worker.backends.base import Backends
+from worker.lease import StopReason
+from worker.outbox import Outbox, Refusal
+
+FIRST_WAIT_S, LAST_WAIT_S = 0.5, 20.0
+MAX_RETRY_AFTER_S = 60.0
+MAX_WAIT_S = 120.0
+KEEP_SLOT_S = 5.0
+"""A longer wait gives the slot back."""
+FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
+
+log = structlog.get_logger()
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_items = msgspec.json.Decoder(list[Item]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run of a worker shares."""
+
+    responses: Responses
+    outbox: Outbox
+    backends: Backends
+    settings: Settings
+
+
+class Released(Exception):
+    """The response was given back: nothing is left to settle."""
+
+
+class Run:
+    """One execution of one response. ``execute`` never raises; it ends when the outcome is settled or not ours."""
+
+    def __init__(self, claimed: Claimed, tools: Tools) -> None:
+        self.attempt = claimed.attempt
+        self._claimed = claimed
+        self._tools = tools
+        self._reason: StopReason | None = None
+        self._work: asyncio.Task[Ending] | None = None
+        self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
+        self._waited_s = 0.0
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop the work. The first reason counts, but nothing is stronger than ``lost``."""
+        if self._reason is None or reason == "lost":
+            self._reason = reason
+            if self._work is not None:
+                self._work.cancel()
+
+    def _refused(self, refusal: Refusal) -> None:
+        self.stop(refusal)
+
+    async def execute(self) -> None:
+        claimed, started = self._claimed, time.monotonic()
+        with structlog.contextvars.bound_contextvars(
+            response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id
+        ):
+            try:
+                status = await self._execute()
+                log.info("response.settled", status=status, duration_ms=round((time.monotonic() - started) * 1000))
+            except Released:
+                log.info("response.released", reason=self._reason or "retry")
+            except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides
+                log.exception("job.failed")
+            finally:
+                self._line.drop()
+
+    async def _execute(self) -> str:
+        try:
+            request = _decode_request(self._claimed.request)
+        except msgspec.MsgspecError:
+            # Written by a newer version, or damaged: no worker of ours can run it.
+            log.exception("job.unreadable")
+            ending = Ending("failed", error=ResponseError("server_error", "This response cannot be read back."))
+            return await settle_from_log(self._tools.responses, self._claimed.id, self.attempt, ending, at=_now())
+        self._emitter = self._fresh(request)
+        self._work = asyncio.create_task(self._relay(request))
+        if self._reason is not None:
+            self._work.cancel()
+        await asyncio.wait([self._work])
+        if self._work.cancelled():
+            ending = await self._after_stop()
+        else:
+            ending = self._work.result()
+        return await self._settle(ending)
+
+    def _fresh(self, request: Request) -> Emitter:
+        claimed = self._claimed
+        response = draft(request)
+        response.status = "in_progress"
+        return Emitter(response, number=claimed.seq, next_item=request.items, streaming=claimed.stream)
+
+    async def _relay(self, request: Request) -> Ending:
+        """Call the backend, again if need be, to the end of the answer."""
+        limit_s, advice = self._deadline(request)
+        try:
+            async with asyncio.timeout(limit_s):
+                items = await self._history()
+                tries = self._claimed.tries
+                while True:
+                    tries += 1
+                    try:
+                        return await self._tools.backends.run(
+                            request, items, self._claimed.request_id, self._emitter, self._flush
+                        )
+                    except UpstreamError as error:
+                        log.warning("upstream.failed", code=error.code, error=error.message, tries=tries)
+                        await self._wait_for_next_try(error, tries)
+                    if not self._claimed.stream:
+                        self._emitter = self._fresh(request)
+        except UpstreamError as error:
+            return Ending("failed", error=ResponseError(error.code, error.message))
+        except TimeoutError:
+            return _failed(advice)
+        except StoreUnavailable:
+            return _failed("The response's history could not be read.")
+        except Released:
+            raise
+        except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
+            log.exception("job.failed")
+            return _failed("The response could not be made, because of a fault in the server.")
+
+    def _deadline(self, request: Request) -> tuple[float, str]:
+        """Seconds that are left, and what to say when they are over."""
+        settings = self._tools.settings
+        if request.background or request.stream:
+            return settings.max_run_s, f"The response took longer than {settings.max_run_s:g} s."
+        left_s = max(0.0, settings.max_foreground_s - self._claimed.age_ms / 1000)
+        return min(left_s, settings.max_run_s), FOREGROUND_ADVICE.format(settings.max_foreground_s)
+
+    async def _history(self) -> Sequence[Item]:
+        own = _decode_items(self._claimed.items)
+        if not self._claimed.parent:
+            return own
+        settings = self._tools.settings
+        chain = await self._tools.responses.chain(
+            self._claimed.parent, "", keep_s=settings.retention_s,
+            max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
+        )  # fmt: skip
+        if isinstance(chain, str):
+            reason = "is gone" if chain == "gone" else "is too long"
+            raise UpstreamError(f"The history of this response {reason}.", code="invalid_prompt")
+        return [item for items in chain for item in _decode_items(items)] + own
+
+    async def _flush(self) -> None:
+        if self._emitter.size_bytes > self._tools.settings.max_output_bytes:
+            raise UpstreamError("The output is larger than this server's max_output_bytes.")
+        events = self._emitter.take()
+        if events:
+            self._line.append(render_all(events), len(events))
+        await self._line.room()
+
+    async def _wait_for_next_try(self, error: UpstreamError, tries: int) -> None:
+        """Wait, or give the response back for a long wait. Raises *error* when there is no next try."""
+        shown = self._claimed.stream and self._emitter.number > self._claimed.seq
+        wait_s = random.uniform(0, min(LAST_WAIT_S, FIRST_WAIT_S * 2**tries))  # noqa: S311  # jitter
+        if error.retry_after_s is not None:
+            wait_s = min(error.retry_after_s, MAX_RETRY_AFTER_S)
+        self._waited_s += wait_s
+        if shown or not error.retryable or tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
+            raise error
+        if wait_s > KEEP_SLOT_S:
+            await self._release("retry", delay_s=wait_s, tries=tries)
+        log.info("upstream.retried", wait_s=round(wait_s, 2), tries=tries)
+        await asyncio.sleep(wait_s)
+
+    async def _release(self, why: str, *, delay_s: float = 0.0, tries: int = 0) -> None:
+        """Give the response back. Returns only when that was refused."""
+        with contextlib.suppress(StoreUnavailable):
+            word = await self._tools.responses.release(
+                self._claimed.id, self.attempt, "drain" if why == "drain" else "retry", delay_s=delay_s, tries=tries
+            )
+            if word == "ok":
+                raise Released
+            self.stop("cancelled" if word == "cancelled" else "lost")
+
+    async def _after_stop(self) -> Ending:
+        if self._reason == "drain":
+            if not (self._claimed.stream and self._emitter.number > self._claimed.seq):
+                await self._release("drain", tries=self._claimed.tries)
+            if self._reason == "drain":
+                return _failed("The server was shut down before this response was complete.")
+        return Ending("cancelled")
+
+    async def _settle(self, ending: Ending) -> str:
+        if self._reason == "lost":
+            return "lost"
+        response = self._emitter.end(ending, at=_now())
+        events = self._emitter.take()
+        word = await self._line.settle(
+            response.status, render_all(events), len(events), body=_encode(response), output=_encode(response.output)
+        )
+        if word == "ok":
+            return response.status
+        if word == "lost":
+            return "lost"
+        return await self._settle_cancelled(response)
+
+    async def _settle_cancelled(self, response: Response) -> str:
+        """The end came too late: a cancel had been noted. What was logged is kept; without a log, what there is."""
+        if self._claimed.stream:
+            return await settle_from_log(
+                self._tools.responses, self._claimed.id, self.attempt, Ending("cancelled"), at=_now()
+            )
+        response = msgspec.structs.replace(
+            response, status="cancelled", completed_at=None, error=None, incomplete_details=None
+        )
+        body, output = _encode(response), _encode(response.output)
+        await self._line.settle("cancelled", b"", 0, body=body, output=output)
+        return "cancelled"
+
+
+def _failed(message: str) -> Ending:
+    return Ending("failed", error=ResponseError("server_error", message))
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,110 @@
+"""Hold the leases of this worker's runs, and find and settle what dead workers left."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import structlog
+
+from shared.config import Settings
+from shared.core.emitter import Ending
+from shared.errors import StoreUnavailable
+from shared.store.responses import Reaped, Responses
+from shared.store.takeover import settle_from_log
+from shared.wire.responses import ResponseError
+
+REAP_LIMIT = 100
+MAX_CRASHES = 2
+LAG_S = 0.5
+
+log = structlog.get_logger()
+StopReason = Literal["cancelled", "lost", "drain"]
+
+REASONS: Mapping[str, Ending] = {
+    "cancelled": Ending("cancelled"),
+    "lost": Ending("failed", error=ResponseError("server_error", "The worker that ran this response was lost.")),
+    "waited": Ending("failed", error=ResponseError("server_error", "No worker took this response in time.")),
+}
+
+
+class Held(Protocol):
+    """What the lease needs of a run."""
+
+    attempt: int
+
+    def stop(self, reason: StopReason) -> None: ...
+
+
+class Leases:
+    """The leases of one worker in one partition, and its look at everybody's."""
+
+    def __init__(self, responses: Responses, partition: str, worker: str, settings: Settings) -> None:
+        self.held: dict[str, Held] = {}
+        self._responses = responses
+        self._partition = partition
+        self._worker = worker
+        self._settings = settings
+
+    def cancel(self, response_id: str, attempt: int) -> None:
+        """A cancel call from a front end."""
+        run = self.held.get(response_id)
+        if run is not None and run.attempt == attempt:
+            run.stop("cancelled")
+
+    async def keep(self) -> None:
+        """Renew every ``renew_s``, for ever. A refused renewal stops its run; a noted cancel too."""
+        due = time.monotonic()
+        while True:
+            due += self._settings.renew_s
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if time.monotonic() - due > LAG_S:
+                log.warning("loop.lagged", lag_s=round(time.monotonic() - due, 3))
+                due = time.monotonic()
+            try:
+                fields = {"held": len(self.held), "slots": self._settings.worker_slots}
+                await self._responses.beat(f"rs:w:{self._worker}", fields)
+                await self._renew()
+            except StoreUnavailable as error:
+                log.warning("redis.unavailable", error=str(error), held=len(self.held))
+
+    async def _renew(self) -> None:
+        held = [(response_id, run.attempt) for response_id, run in self.held.items()]
+        if not held:
+            return
+        words = await self._responses.renew(self._partition, self._worker, held, self._settings.lease_s)
+        for (response_id, attempt), word in zip(held, words, strict=True):
+            run = self.held.get(response_id)
+            if word == "kept" or run is None or run.attempt != attempt:
+                continue
+            if word == "lost":
+                log.warning("lease.lost", response_id=response_id, attempt=attempt)
+            run.stop("lost" if word == "lost" else "cancelled")
+
+    async def reap(self) -> None:
+        """Look at what is due every ``reap_s``, for ever."""
+        settings = self._settings
+        while True:
+            await asyncio.sleep(settings.reap_s)
+            try:
+                found = await self._responses.reap(
+                    self._partition, self._worker, limit=REAP_LIMIT, lease_s=settings.lease_s,
+                    max_queue_s=settings.max_queue_s, max_crashes=MAX_CRASHES,
+                )  # fmt: skip
+            except StoreUnavailable:
+                continue
+            for reaped in found:
+                await self._take(reaped)
+
+    async def _take(self, reaped: Reaped) -> None:
+        if reaped.what == "requeued":
+            log.info("response.requeued", response_id=reaped.id, reason=reaped.reason)
+            return
+        try:
+            ending, empty = REASONS[reaped.reason], reaped.what == "empty"
+            word = await settle_from_log(
+                self._responses, reaped.id, reaped.attempt, ending, at=int(time.time()), empty=empty
+            )
+            log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
+        except Exception:  # a log that cannot be folded must not stop the reaper: the next look takes it again
+            log.exception("reaper.failed", response_id=reaped.id)

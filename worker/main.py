@@ -1,0 +1,69 @@
+"""The worker process: settings, everything that lives in their order, and the loop."""
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+import uvloop
+
+from shared import logs
+from shared.config import Settings, load_settings, read_config
+from shared.errors import ConfigError
+from shared.hub import Hub
+from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
+from shared.store.responses import Responses
+from worker.backends.base import Backends
+from worker.backends.echo import EchoBackend
+from worker.backends.http import ChatBackend
+from worker.job import Tools
+from worker.lease import Leases
+from worker.loop import BELL_S, ResponseWorker
+from worker.outbox import Outbox
+
+PARTITION = "00"
+EXIT_CONFIG = 78
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    try:
+        settings = load_settings(os.environ, read_config(os.environ))
+        if settings.redis_url is None:
+            raise ConfigError(["REDIS_URL: a worker needs it; `respool up` starts an embedded Valkey itself"])
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
+        return EXIT_CONFIG
+    logs.configure(settings.log_level, settings.log_format, room="worker")
+    uvloop.run(serve(settings, settings.redis_url))
+    return 0
+
+
+async def serve(settings: Settings, redis_url: str) -> None:
+    """Run until a signal."""
+    name = f"w-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        client = connect(redis_url)
+        stack.push_async_callback(client.aclose)
+        blocking = connect(redis_url, connections=2, socket_timeout_s=BELL_S + SOCKET_TIMEOUT_S)
+        stack.push_async_callback(blocking.aclose)
+        responses = Responses(Store(client))
+        chat = await stack.enter_async_context(ChatBackend())
+        outbox = await stack.enter_async_context(Outbox(responses, PARTITION))
+        backends = Backends(settings.models, {"chat": chat, "echo": EchoBackend()})
+        leases = Leases(responses, PARTITION, name, settings)
+        await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
+        worker = ResponseWorker(Tools(responses, outbox, backends, settings), leases, blocking, PARTITION, name)
+        tasks = [asyncio.create_task(leases.keep(), name="leases"), asyncio.create_task(leases.reap(), name="reaper")]
+        log.info("process.started", process=name, slots=settings.worker_slots)
+        try:
+            await worker.async_run()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        log.info("process.stopped", process=name)

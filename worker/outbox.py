@@ -1,0 +1,257 @@
+"""One flush for all responses of this worker: what gathers while a flush is in flight travels in the next, no timer.
+
+Each run has a ``Line``. Frames are appended without waiting; ``room`` makes a run pause its upstream when too much is
+unflushed. A flush whose reply was lost is repeated unchanged, and the script recognises what it has.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import structlog
+
+from shared.errors import StoreUnavailable
+from shared.store.responses import Responses, append_header, settle_part
+from shared.wire.responses import Status
+
+MAX_PARTS = 256
+MAX_FLUSH_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
+MAX_BYTES = 8 << 20
+KEEP_S = 3.0
+"""How long flushed parts are kept, to refill a log that lost its last second with Redis."""
+BUDGET_S = 3.0
+RETRY_S = 0.2
+
+log = structlog.get_logger()
+Refusal = Literal["cancelled", "lost"]
+OnRefused = Callable[[Refusal], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    first: int
+    count: int
+    frames: bytes
+    shown: bool
+    at: float
+    """Monotonic seconds when it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The last events (if there is a log) and what is stored."""
+
+    status: Status
+    count: int
+    frames: bytes
+    body: bytes
+    output: bytes
+    done: "asyncio.Future[Literal['ok', 'cancelled', 'lost']]"
+
+
+class Line:
+    """The way of one run's events into its log. Numbers are counted here; they go on from *seq*."""
+
+    def __init__(self, outbox: "Outbox", response_id: str, attempt: int, seq: int, on_refused: OnRefused) -> None:
+        self.response_id = response_id
+        self.attempt = attempt
+        self.pending: deque[Part] = deque()
+        self.kept: deque[Part] = deque()
+        self.final: Final | None = None
+        self.held = False
+        """No more appends: a cancel is noted. What is pending goes with the settling."""
+        self.size = 0
+        self._outbox = outbox
+        self._next = seq
+        self._on_refused = on_refused
+
+    def append(self, frames: bytes, count: int, *, shown: bool = True) -> None:
+        self.pending.append(Part(self._next, count, frames, shown, time.monotonic()))
+        self._next += count
+        self._count(len(frames))
+        self._outbox.push(self)
+
+    async def room(self) -> None:
+        """Wait until this line may make more."""
+        while self.size > MAX_LINE_BYTES or self._outbox.size > MAX_BYTES:
+            await self._outbox.flushed()
+
+    async def settle(
+        self, status: Status, frames: bytes, count: int, *, body: bytes, output: bytes
+    ) -> Literal["ok", "cancelled", "lost"]:
+        """Log what is left together with the status. ``cancelled``: only that status is taken now; ``lost``: another
+        worker owns the response, or it is gone. Waits for as long as Redis is away."""
+        self.final = Final(status, count, frames, body, output, asyncio.get_running_loop().create_future())
+        self._outbox.push(self)
+        return await self.final.done
+
+    def take(self, room_bytes: int) -> tuple[str, bytes, Part | None] | None:
+        """The next part to send, of about *room_bytes* at most: header, blob, and the events in it."""
+        if self.held and self.final is None:
+            return None
+        taken: list[Part] = []
+        size = 0
+        while self.pending and (self.held or not taken or size + len(self.pending[0].frames) <= room_bytes):
+            taken.append(self.pending.popleft())
+            size += len(taken[-1].frames)
+        part = _merge(taken) if taken else None
+        if self.final is not None and not self.pending:
+            return self._take_final(self.final, part)
+        if part is None:
+            return None
+        return (
+            append_header(self.response_id, self.attempt, part.first, part.count, shown=part.shown),
+            part.frames,
+            part,
+        )
+
+    def _take_final(self, final: Final, part: Part | None) -> tuple[str, bytes, Part | None]:
+        first, count, frames = (part.first, part.count, part.frames) if part else (self._next, 0, b"")
+        header, blob = settle_part(
+            self.response_id, self.attempt, first, count + final.count, final.status,
+            frames=frames + final.frames, body=final.body, output=final.output,
+        )  # fmt: skip
+        return header, blob, part
+
+    def answered(self, header: str, part: Part | None, answer: str) -> None:
+        """Take the script's word for a part."""
+        settling = header.startswith("s")
+        if answer == "ok":
+            self._sent(part)
+            if settling:
+                self._finish("ok")
+        elif answer == "cancelled":
+            self._put_back(part)
+            self.held = True
+            if settling:
+                self._finish("cancelled")
+            self._on_refused("cancelled")
+        elif answer.startswith("behind ") and self._refill(int(answer[7:]), part):
+            log.warning("log.refilled", response_id=self.response_id, seq=int(answer[7:]))
+        else:
+            log.warning("response.fenced", response_id=self.response_id, attempt=self.attempt, answer=answer)
+            self._put_back(part)
+            self.drop()
+            self._finish("lost")
+            self._on_refused("lost")
+
+    def drop(self) -> None:
+        """Forget what was not sent."""
+        while self.pending:
+            self._count(-len(self.pending.popleft().frames))
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        self._outbox.size += size
+
+    def _finish(self, word: Literal["ok", "cancelled", "lost"]) -> None:
+        final, self.final = self.final, None
+        if final is not None and not final.done.done():
+            final.done.set_result(word)
+
+    def _put_back(self, part: Part | None) -> None:
+        if part:
+            self.pending.appendleft(part)
+
+    def _sent(self, part: Part | None) -> None:
+        if part:
+            self._count(-len(part.frames))
+            self.kept.append(part)
+            while self.kept[0].at < part.at - KEEP_S:
+                self.kept.popleft()
+
+    def _refill(self, seq: int, part: Part | None) -> bool:
+        """Redis lost its last second: send again what it lost. False when that is no longer here."""
+        lost = [each for each in self.kept if each.first >= seq]
+        if not lost or lost[0].first != seq:
+            return False
+        self._put_back(part)
+        for each in reversed(lost):
+            self.pending.appendleft(each)
+            self.kept.remove(each)
+            self._count(len(each.frames))
+        self._outbox.push(self)
+        return True
+
+
+def _merge(parts: list[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    frames = b"".join([part.frames for part in parts])
+    shown = any(part.shown for part in parts)
+    return Part(parts[0].first, sum(part.count for part in parts), frames, shown, parts[-1].at)
+
+
+class Outbox:
+    """The flushes of one partition. ``async with`` starts it; leaving waits for nothing (settle has its own wait)."""
+
+    def __init__(self, responses: Responses, partition: str) -> None:
+        self.size = 0
+        self._responses = responses
+        self._partition = partition
+        self._lines: dict[Line, None] = {}
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="outbox")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def line(self, response_id: str, attempt: int, seq: int, on_refused: OnRefused) -> Line:
+        return Line(self, response_id, attempt, seq, on_refused)
+
+    def push(self, line: Line) -> None:
+        self._lines[line] = None
+        self._wake.set()
+
+    async def flushed(self) -> None:
+        """Wait for the end of the flush in flight, or of the next one."""
+        await self._flushed.wait()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._collect():
+                await self._flush(batch)
+
+    def _collect(self) -> list[tuple[Line, str, bytes, Part | None]]:
+        batch: list[tuple[Line, str, bytes, Part | None]] = []
+        size = 0
+        for line in list(self._lines):
+            if len(batch) >= MAX_PARTS or size >= MAX_FLUSH_BYTES:
+                break
+            taken = line.take(MAX_FLUSH_BYTES - size)
+            if taken is not None:
+                batch.append((line, *taken))
+                size += len(taken[1])
+            if not line.pending or line.held:
+                del self._lines[line]
+        return batch
+
+    async def _flush(self, batch: list[tuple[Line, str, bytes, Part | None]]) -> None:
+        parts = [part for _, header, blob, _ in batch for part in (header, blob)]
+        answers = await self._answers(parts)
+        for (line, header, _, part), answer in zip(batch, answers, strict=True):
+            line.answered(header, part, answer)
+        self._flushed.set()
+        self._flushed.clear()
+
+    async def _answers(self, parts: list[str | bytes]) -> list[str]:
+        while True:
+            try:
+                return await self._responses.flush(self._partition, parts, budget_s=BUDGET_S)
+            except StoreUnavailable as error:
+                log.warning("redis.unavailable", error=str(error), parts=len(parts) // 2)
+                await asyncio.sleep(RETRY_S)
+            except Exception:  # a fault of ours: these runs end, the others go on
+                log.exception("outbox.failed", parts=len(parts) // 2)
+                return ["failed"] * (len(parts) // 2)

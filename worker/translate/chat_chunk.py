@@ -1,0 +1,153 @@
+"""The chunks of Chat Completions as structs, as tolerant as the servers are inventive.
+
+Only what holds other things is typed; leaves are ``Any`` where servers were seen to disagree, and judged at use.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+from shared.wire.items import Logprob
+from shared.wire.responses import InputTokensDetails, OutputTokensDetails, Usage
+from worker.translate.errors import garbage_error
+
+NO_LOGPROB = -9999.0
+"""What the API says for a probability of zero, which JSON cannot."""
+
+
+class FunctionDelta(msgspec.Struct, gc=False):
+    name: Any = None
+    arguments: Any = None
+
+
+class ToolDelta(msgspec.Struct, gc=False):
+    index: Any = None
+    id: Any = None
+    function: FunctionDelta | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """Also the ``message`` of a completion that is not streamed."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    refusal: Any = None
+    tool_calls: list[ToolDelta | None] | None = None
+    function_call: FunctionDelta | None = None
+    annotations: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    index: Any = None
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: Any = None
+    logprobs: Any = None
+    usage: Any = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    choices: list[Choice | None] | None = None
+    usage: Any = None
+    x_groq: Any = None
+    error: Any = None
+    object: Any = None
+    type: Any = None
+    message: Any = None
+    detail: Any = None
+
+    @property
+    def is_error(self) -> bool:
+        if self.error:
+            return True
+        said = self.message or self.detail or "error" in (self.object, self.type)
+        return self.choices is None and self.usage is None and bool(said)
+
+
+_DECODER = msgspec.json.Decoder(Chunk)
+
+
+def decode_chunk(data: bytes) -> tuple[Chunk, bool]:
+    """(the chunk, whether its texts may hold halves of surrogate pairs). Raises ``UpstreamError`` for garbage."""
+    try:
+        return _DECODER.decode(data), False
+    except msgspec.ValidationError as error:
+        raise garbage_error() from error
+    except (ValueError, RecursionError):
+        pass  # msgspec refuses lone surrogates, NaN and bytes that are not UTF-8
+    try:
+        return msgspec.convert(json.loads(data.decode("utf-8", "replace")), Chunk), True
+    except (ValueError, RecursionError) as error:
+        raise garbage_error() from error
+
+
+def split_content(content: Any) -> list[tuple[str, str]]:
+    """(kind, text) of a content that is a list of parts; the kinds are text, reasoning and refusal."""
+    found = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            found.append(("text", part))
+        elif isinstance(part, dict):
+            if part.get("type") in ("thinking", "reasoning"):
+                found.append(("reasoning", join_texts(part.get("thinking") or part.get("text") or part.get("content"))))
+            elif part.get("type") == "refusal":
+                found.append(("refusal", join_texts(part.get("refusal"))))
+            else:
+                found.append(("text", join_texts(part.get("text"))))
+    return found
+
+
+def join_texts(value: Any) -> str:
+    """All texts in a text, an object with ``text`` or ``summary``, or a list of such."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return join_texts(value.get("text") or value.get("summary"))
+    return "".join(map(join_texts, value)) if isinstance(value, list) else ""
+
+
+def read_usage(value: Any) -> Usage | None:
+    """Our usage from theirs; ``None`` when it names no tokens at all."""
+    if not isinstance(value, dict):
+        return None
+    asked, made, both = (_count(value.get(key)) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    if asked is None and made is None and both is None:
+        return None
+    into, out = _object(value.get("prompt_tokens_details")), _object(value.get("completion_tokens_details"))
+    cached = (into.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens"))
+    written = (into.get("cache_write_tokens"), value.get("cache_write_tokens"))
+    thought = (out.get("reasoning_tokens"), value.get("reasoning_tokens"))
+    return Usage(
+        asked or 0,
+        made or 0,
+        both or (asked or 0) + (made or 0),
+        InputTokensDetails(_first(cached), _first(written)),
+        OutputTokensDetails(_first(thought)),
+    )
+
+
+def read_logprobs(value: Any) -> list[Logprob]:
+    entries = _object(value).get("content")
+    return [
+        Logprob(one.token, one.logprob, one.bytes, [_logprob(top) for top in _dicts(entry.get("top_logprobs"))])
+        for entry in _dicts(entries)
+        for one in [_logprob(entry)]
+    ]
+
+
+def read_annotation(value: Any) -> msgspec.Raw | None:
+    """A citation; theirs is nested under its type, ours is flat."""
+    if not isinstance(value, dict) or value.get("type") != "url_citation":
+        return None
+    inner = _object(value.get("url_citation")) or value
+    flat = {
+        "type": "url_citation",
+        "url": str(inner.get("url") or ""),
+        "title": str(inner.get("title") or ""),
+        "start_index": _count(inner.get("start_index")) or 0,
+        "end_index": _count(inner.get("end_index")) or 0,
+    }
+    return msgspec.Raw(json.dumps(flat).encode() if not _encodable(flat) else msgspec.json.encode(flat))

@@ -1,0 +1,127 @@
+"""A request of ours as the body of a Chat Completions call. What cannot be said there was refused at the front end.
+
+The answer is always streamed: that gives cancellation, idle timers and partial output, whatever our client asked for.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from shared.wire.items import (
+    AllowedTools,
+    FunctionChoice,
+    FunctionTool,
+    Item,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+)
+from shared.wire.requests import Request
+from worker.translate.chat_messages import Json, plan_messages
+from worker.translate.profiles import Profile
+
+# Sent under the same name when the request has them.
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "top_k",
+    "repetition_penalty",
+    "verbosity",
+    "prompt_cache_key",
+    "safety_identifier",
+    "user",
+)
+_NO_PARAMETERS: Json = {"type": "object", "properties": {}}
+
+
+def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile: Profile) -> bytes:
+    """*items* is the whole context in order, without the request's instructions; *model* the backend's own name."""
+    body: Json = {"model": model, "messages": plan_messages(request.instructions, items, profile), "stream": True}
+    if profile.include_usage:
+        body["stream_options"] = {"include_usage": True}
+    if request.max_output_tokens is not None:
+        body[profile.max_tokens_field] = request.max_output_tokens
+    for name in _SAME_NAME:
+        value = getattr(request, name)
+        if value is not None and name not in profile.drop_params:
+            least, most = profile.clamp.get(name, (None, None))
+            body[name] = value if least is None or most is None else min(max(value, least), most)
+    if profile.logprobs and (request.top_logprobs or "message.output_text.logprobs" in request.include):
+        body["logprobs"] = True
+        if request.top_logprobs:
+            body["top_logprobs"] = request.top_logprobs
+    body |= _tools(request, profile)
+    body |= _response_format(request, profile)
+    if profile.effort_path and request.reasoning is not None and request.reasoning.effort is not None:
+        effort: Any = profile.effort_map.get(request.reasoning.effort, request.reasoning.effort)
+        for name in reversed(profile.effort_path):
+            effort = {name: effort}
+        _merge(body, effort)
+    _merge(body, profile.extra_body)
+    return msgspec.json.encode(body)
+
+
+def _tools(request: Request, profile: Profile) -> Json:
+    """``tools``, ``tool_choice`` and ``parallel_tool_calls``. Auto is everybody's default and not sent."""
+    tools, choice = request.tools, request.tool_choice
+    wanted: Any = None
+    if isinstance(choice, FunctionChoice):
+        tools = [tool for tool in tools if tool.name == choice.name]
+        if "function" in profile.tool_choices:
+            wanted = {"type": "function", "function": {"name": choice.name}}
+        elif "required" in profile.tool_choices:
+            wanted = "required"
+    elif isinstance(choice, AllowedTools):
+        allowed = {tool.name for tool in choice.tools}
+        tools = [tool for tool in tools if tool.name in allowed]
+        if choice.mode in profile.tool_choices:
+            wanted = choice.mode
+    elif choice in profile.tool_choices:
+        wanted = choice
+    elif choice == "none":
+        tools = []
+    if not tools:
+        return {}
+    found: Json = {"tools": [_tool(tool, profile) for tool in tools]}
+    if wanted is not None:
+        found["tool_choice"] = wanted
+    if request.parallel_tool_calls is not None and "parallel_tool_calls" not in profile.drop_params:
+        found["parallel_tool_calls"] = request.parallel_tool_calls
+    return found
+
+
+def _tool(tool: FunctionTool, profile: Profile) -> Json:
+    function: Json = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = _NO_PARAMETERS if tool.parameters is None else tool.parameters
+    if tool.strict is not None and profile.strict_tools:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _response_format(request: Request, profile: Profile) -> Json:
+    wanted = request.format
+    if isinstance(wanted, JsonSchemaFormat) and profile.response_format == "schema":
+        schema: Json = {"name": wanted.name, "schema": wanted.schema, "strict": bool(wanted.strict)}
+        if wanted.description is not None:
+            schema["description"] = wanted.description
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if isinstance(wanted, JsonObjectFormat | JsonSchemaFormat) and profile.response_format != "none":
+        return {"response_format": {"type": "json_object"}}
+    return {}
+
+
+def _merge(body: Json, more: Json) -> None:
+    """*more* over *body*, objects within objects, too. *more* itself is never changed."""
+    for name, value in more.items():
+        if isinstance(value, dict):
+            inner = body.get(name)
+            body[name] = dict(inner) if isinstance(inner, dict) else {}
+            _merge(body[name], value)
+        else:
+            body[name] = value
