@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import msgspec
 
 from api.items import check_pairing, complete
-from api.resources import PARTITION
 from api.validate import Accepted
 from shared.config import Settings
 from shared.core.emitter import Emitter
 from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import InvalidRequest, Overloaded
-from shared.ids import ALPHABET, RANDOM_BYTES, is_response_id, partition_of, response_id
+from shared.ids import ALPHABET, HOME_PARTITION, RANDOM_BYTES, is_response_id, partition_of, response_id
 from shared.store.responses import NewResponse, Responses
 from shared.wire.items import Item
 
@@ -36,7 +35,7 @@ def prepare(accepted: Accepted, caller: Caller, settings: Settings) -> NewRespon
     """Everything that submit writes: ids given, the first frames rendered."""
     request = accepted.request
     parent = request.previous_response_id or ""
-    partition = _number(partition_of(parent)) if parent else PARTITION
+    partition = _number(partition_of(parent)) if parent else HOME_PARTITION
     now = time.time()
     request.id = response_id(partition, os.urandom(RANDOM_BYTES))
     request.created_at = int(now)

@@ -10,13 +10,14 @@ import uvloop
 from aiohttp import web
 
 from api import middleware
-from api.resources import SETTINGS, SPAWNED, STATE, State, open_store
+from api.resources import HUB, SETTINGS, STATE, State, open_store
 from api.routes import models, ops, responses
 from shared import logs
 from shared.config import Settings, check_exposure, load_settings, read_config
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 
 EXIT_CONFIG = 78
+EXIT_UNAVAILABLE = 69
 BACKLOG = 4096
 KEEPALIVE_S = 75
 
@@ -33,13 +34,20 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
         return EXIT_CONFIG
     logs.configure(settings.log_level, settings.log_format, room="api")
-    uvloop.run(serve(settings))
+    try:
+        uvloop.run(serve(settings))
+    except (ConfigError, OSError) as error:  # OSError: the port is taken
+        log.error("process.refused", error=str(error))
+        return EXIT_CONFIG
+    except StoreUnavailable as error:
+        log.error("process.refused", error=f"REDIS_URL: {error}")
+        return EXIT_UNAVAILABLE
     return 0
 
 
 def build(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body_bytes, middlewares=[middleware.surround])
-    app[SETTINGS], app[STATE], app[SPAWNED] = settings, State(), set()
+    app[SETTINGS], app[STATE] = settings, State()
     app.cleanup_ctx.append(open_store)
     app.on_response_prepare.append(middleware.on_prepare)
     for table in (responses.routes, models.routes, ops.routes):
@@ -65,6 +73,7 @@ async def serve(settings: Settings) -> None:
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=settings.reuse_port or None)
     await site.start()
+    log.info("process.started", process=app[HUB].process, address=runner.addresses[0])
     await stopping.wait()
     log.info("process.draining")
     app[STATE].draining = True

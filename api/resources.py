@@ -12,12 +12,13 @@ from aiohttp import web
 
 from api.cancellation import Canceller
 from shared.config import Settings
-from shared.errors import StoreUnavailable
+from shared.errors import RespoolError, StoreUnavailable
 from shared.hub import Hub
+from shared.ids import HOME_PARTITION, base32
+from shared.store.checks import require_fit
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
 
-PARTITION = 0
 TICK_S = 1.0
 LAST_WORDS_S = 5.0
 
@@ -29,13 +30,13 @@ class State:
 
     def __init__(self) -> None:
         self.draining = False
+        self.spawned: set[asyncio.Task[Any]] = set()
 
 
 STATE = web.AppKey("state", State)
 SETTINGS = web.AppKey("settings", Settings)
 RESPONSES = web.AppKey("responses", Responses)
 HUB = web.AppKey("hub", Hub)
-SPAWNED = web.AppKey("spawned", set[asyncio.Task[Any]])
 CANCELLER = web.AppKey("canceller", Canceller)
 
 
@@ -45,14 +46,14 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     url = settings.redis_url or ""
     name = f"f-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     client = connect(url)
+    await require_fit(client)
     app[RESPONSES] = responses = Responses(Store(client))
     async with Hub(url, name) as hub:
         app[HUB] = hub
         app[CANCELLER] = Canceller(responses, hub, settings)
         tick = asyncio.create_task(_tick(responses, name, settings.lease_s), name="tick")
-        log.info("process.started", process=name)
         yield
-        if tasks := set(app[SPAWNED]):
+        if tasks := set(app[STATE].spawned):
             await asyncio.wait(tasks, timeout=LAST_WORDS_S)
         tick.cancel()
         await asyncio.wait([tick])
@@ -63,7 +64,7 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
 async def _tick(responses: Responses, name: str, lease_s: float) -> None:
     while True:
         try:
-            await responses.tick(f"{PARTITION:02}", lease_s)
+            await responses.tick(base32(HOME_PARTITION, 2), lease_s)
             await responses.beat(f"rs:f:{name}", {"pid": os.getpid()})
         except StoreUnavailable as error:
             log.warning("redis.unavailable", error=str(error))
@@ -73,6 +74,13 @@ async def _tick(responses: Responses, name: str, lease_s: float) -> None:
 def spawn(app: web.Application, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
     """Let *work* go on when its request is gone. The application waits for it at its end."""
     task = asyncio.create_task(work)
-    app[SPAWNED].add(task)
-    task.add_done_callback(app[SPAWNED].discard)
+    app[STATE].spawned.add(task)
+
+    def ended(task: "asyncio.Task[Any]") -> None:
+        app[STATE].spawned.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, RespoolError):
+            log.error("request.failed", exc_info=error)
+
+    task.add_done_callback(ended)
     return task

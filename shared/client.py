@@ -76,7 +76,9 @@ class Screen:
 
     def end_line(self) -> None:
         if not self._at_start:
-            self._write("\n", dim=False)
+            self._out.write("\n")
+            self._out.flush()
+            self._at_start = True
 
     def _write(self, text: str, *, dim: bool) -> None:
         if self._quiet or not text:

@@ -10,6 +10,8 @@ from typing import Literal
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 PARTITIONS = 32 * 32
+HOME_PARTITION = 0
+"""Where every tenant is at home, as long as there is one partition."""
 RANDOM_BYTES = 20
 ItemKind = Literal["msg", "rs", "fc", "fco"]
 

@@ -33,7 +33,7 @@ LAST_WORDS_S = 10.0
 log = structlog.get_logger()
 
 
-async def respond(_ctx: dict[Any, Any], *_: object) -> None:
+async def respond(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:  # arq's signature
     """The name under which jobs stand in arq's queue. Never called: claimed responses are run by ``job.Run``."""
 
 

@@ -12,8 +12,10 @@ import uvloop
 
 from shared import logs
 from shared.config import Settings, load_settings, read_config
-from shared.errors import ConfigError
+from shared.errors import ConfigError, StoreUnavailable
 from shared.hub import Hub
+from shared.ids import HOME_PARTITION, base32
+from shared.store.checks import require_fit
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
 from worker.backends.base import Backends
@@ -24,8 +26,9 @@ from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
 from worker.outbox import Outbox
 
-PARTITION = "00"
+PARTITION = base32(HOME_PARTITION, 2)
 EXIT_CONFIG = 78
+EXIT_UNAVAILABLE = 69
 
 log = structlog.get_logger()
 
@@ -39,7 +42,14 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
         return EXIT_CONFIG
     logs.configure(settings.log_level, settings.log_format, room="worker")
-    uvloop.run(serve(settings, settings.redis_url))
+    try:
+        uvloop.run(serve(settings, settings.redis_url))
+    except ConfigError as error:
+        log.error("process.refused", error=str(error))
+        return EXIT_CONFIG
+    except StoreUnavailable as error:
+        log.error("process.refused", error=f"REDIS_URL: {error}")
+        return EXIT_UNAVAILABLE
     return 0
 
 
@@ -51,6 +61,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
         stack.push_async_callback(client.aclose)
         blocking = connect(redis_url, connections=2, socket_timeout_s=BELL_S + SOCKET_TIMEOUT_S)
         stack.push_async_callback(blocking.aclose)
+        await require_fit(client)
         responses = Responses(Store(client))
         chat = await stack.enter_async_context(ChatBackend())
         outbox = await stack.enter_async_context(Outbox(responses, PARTITION))

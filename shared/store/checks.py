@@ -5,11 +5,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from shared.errors import ConfigError
+from shared.store.redis import within
+
 REDIS_FLOOR = (7, 0)
 VALKEY_FLOOR = (7, 2)
+START_BUDGET_S = 5.0
+
+log = structlog.get_logger()
 
 
 class Finding(NamedTuple):
@@ -50,6 +57,17 @@ def _version(info: Mapping[str, Any]) -> list[Finding]:
     if (int(numbers[1]), int(numbers[2])) < floor:
         return [Finding("error", f"{name} {text} is too old; needed is {name} {floor[0]}.{floor[1]} or newer")]
     return []
+
+
+async def require_fit(client: Redis) -> None:
+    """To be called when a room starts: warnings are logged, an error raises ``ConfigError``, silence
+    ``StoreUnavailable``."""
+    findings = await within(lambda: inspect(client), START_BUDGET_S)
+    for finding in findings:
+        if finding.level == "warning":
+            log.warning("redis.warned", message=finding.message)
+    if errors := [f"REDIS_URL: {finding.message}" for finding in findings if finding.level == "error"]:
+        raise ConfigError(errors)
 
 
 async def inspect(client: Redis) -> list[Finding]:

@@ -49,6 +49,10 @@ SHOWN = "Hello\nf({})\n"
 Play = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
+async def unavailable(request: web.Request, reply: web.StreamResponse) -> None:
+    raise web.HTTPServiceUnavailable
+
+
 class Server:
     """Answers like the real one, and plays a part of a script for each stream that is asked for."""
 
@@ -76,7 +80,8 @@ class Server:
             self.bodies.append(await request.json())
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         part = self.parts.pop(0) if len(self.parts) > 1 else self.parts[0]
-        await reply.prepare(request)
+        if part is not unavailable:
+            await reply.prepare(request)
         await part(request, reply)
         return reply
 
@@ -84,7 +89,7 @@ class Server:
     async def serve(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.handle)
-        runner = web.AppRunner(app, shutdown_timeout=0)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)  # 0 means for ever
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -104,7 +109,7 @@ def send(*data: bytes, cut: bool = False) -> Play:
     return play
 
 
-def script(server: "Server") -> Play:
+def hang(server: "Server") -> Play:
     """Send the start, then hang until the client leaves."""
 
     async def play(request: web.Request, reply: web.StreamResponse) -> None:
@@ -146,6 +151,12 @@ async def test_a_cut_stream_goes_on_behind_the_last_event(count: int) -> None:
 
 async def test_an_end_without_a_terminal_event_is_a_cut() -> None:
     _, text = await ask(Server(send(*EVENTS[:3]), send(*EVENTS[3:])))
+    assert text == SHOWN
+
+
+async def test_a_server_that_is_coming_up_again_is_waited_for() -> None:
+    server = Server(send(*EVENTS[:3], cut=True), unavailable, unavailable, send(*EVENTS[3:]))
+    _, text = await ask(server)
     assert text == SHOWN
 
 
@@ -222,7 +233,7 @@ async def test_watch_get_and_cancel() -> None:
 @pytest.mark.parametrize("background", [True, False])
 async def test_ctrl_c(background: bool) -> None:
     server = Server()
-    server.parts = [script(server)]
+    server.parts = [hang(server)]
     async with server.serve() as url:
         process = await respool("ask", "Hi", "--url", url, *(["--background"] if background else []))
         assert process.stdout is not None
@@ -263,9 +274,10 @@ def test_exit_codes(
 
 async def test_version_is_quick() -> None:
     """Lazy imports are kept: the slow libraries are not loaded for it."""
-    source = "import sys; from shared.cli import run; run(['version']); print(sorted({'aiohttp', 'redis', 'arq', 'api', 'worker'} & set(sys.modules)))"
+    heavy = {"aiohttp", "redis", "arq", "structlog", "api", "worker"}
+    source = f"import sys; from shared.cli import run; run(['version']); print(sorted({heavy} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", source, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", source, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     _, out, _ = await finished(process)
     assert out.splitlines()[-1] == "[]"

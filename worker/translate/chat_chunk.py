@@ -4,13 +4,14 @@ Only what holds other things is typed; leaves are ``Any`` where servers were see
 """
 
 import json
+import math
 from typing import Any
 
 import msgspec
 
-from shared.wire.items import Logprob
+from shared.wire.items import Logprob, TopLogprob
 from shared.wire.responses import InputTokensDetails, OutputTokensDetails, Usage
-from worker.translate.errors import garbage_error
+from worker.translate.errors import garbage_error, stream_error
 
 NO_LOGPROB = -9999.0
 """What the API says for a probability of zero, which JSON cannot."""
@@ -75,7 +76,7 @@ def decode_chunk(data: bytes) -> tuple[Chunk, bool]:
     try:
         return _DECODER.decode(data), False
     except msgspec.ValidationError as error:
-        raise garbage_error() from error
+        raise stream_error(data) if b'"error"' in data else garbage_error() from error
     except (ValueError, RecursionError):
         pass  # msgspec refuses lone surrogates, NaN and bytes that are not UTF-8
     try:
@@ -145,9 +146,45 @@ def read_annotation(value: Any) -> msgspec.Raw | None:
     inner = _object(value.get("url_citation")) or value
     flat = {
         "type": "url_citation",
-        "url": str(inner.get("url") or ""),
-        "title": str(inner.get("title") or ""),
+        "url": whole_text(str(inner.get("url") or "")),
+        "title": whole_text(str(inner.get("title") or "")),
         "start_index": _count(inner.get("start_index")) or 0,
         "end_index": _count(inner.get("end_index")) or 0,
     }
-    return msgspec.Raw(json.dumps(flat).encode() if not _encodable(flat) else msgspec.json.encode(flat))
+    return msgspec.Raw(msgspec.json.encode(flat))
+
+
+def whole_text(text: str) -> str:
+    """*text* with a mark instead of every half of a surrogate pair; what we send must be UTF-8."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _logprob(entry: dict[str, Any]) -> TopLogprob:
+    token, number, raw = entry.get("token"), entry.get("logprob"), entry.get("bytes")
+    token = whole_text(token) if isinstance(token, str) else ""
+    finite = isinstance(number, int | float) and math.isfinite(number)
+    if not isinstance(raw, list) or not all(isinstance(one, int) for one in raw):
+        raw = list(token.encode())
+    return TopLogprob(token, float(number) if finite and number is not None else NO_LOGPROB, raw)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, also as 9.0 or "9"; ``None`` for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value[:15])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return None
+    return int(value)
+
+
+def _first(values: tuple[Any, ...]) -> int:
+    counts = (_count(value) for value in values)
+    return next((count for count in counts if count is not None), 0)

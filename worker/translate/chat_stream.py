@@ -1,0 +1,227 @@
+"""The stream of Chat Completions to our events: fed with payloads, it drives an `Emitter` and says how it ended.
+
+    reasoning text   reasoning item      content, refusal   message item      tool deltas   call items
+
+Whatever comes next closes what was open. A stream that never said why it stopped is broken, not completed.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from shared.core.emitter import Emitter, Ending
+from shared.core.sse import SSEDecoder
+from shared.errors import UpstreamError
+from shared.wire.items import Logprob
+from shared.wire.responses import ResponseError, Usage
+from worker.translate.chat_calls import LEGACY_INDEX, Calls, mend
+from worker.translate.chat_chunk import (
+    Choice,
+    Chunk,
+    Delta,
+    ToolDelta,
+    decode_chunk,
+    join_texts,
+    read_annotation,
+    read_logprobs,
+    read_usage,
+    split_content,
+)
+from worker.translate.errors import garbage_error, stream_error
+from worker.translate.profiles import Profile
+from worker.translate.think import ThinkSplitter
+
+FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter", "failed"]] = {
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "tool_use", "function_call"),
+        "completed",
+    ),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "max_output_tokens"),
+    **dict.fromkeys(
+        ("content_filter", "content_filtered", "sensitive", "safety", "recitation", "guardrail_intervened", "refusal"),
+        "content_filter",
+    ),
+    **dict.fromkeys(
+        ("error", "network_error", "insufficient_system_resource", "abort", "malformed_function_call"), "failed"
+    ),
+}
+
+
+class ChatStream:
+    """One answer. ``ended`` once it said why it stopped: then only its usage may still come."""
+
+    def __init__(self, emit: Emitter, profile: Profile) -> None:
+        self._emit = emit
+        self._profile = profile
+        self._calls = Calls(emit, interleaved=profile.interleaved_calls)
+        self._think: ThinkSplitter | None = None
+        if profile.think_tags is not None:
+            self._think = ThinkSplitter(*profile.think_tags, starts_inside=profile.starts_in_think)
+        self._finish = ""
+        self._done = False
+        self._usage: Usage | None = None
+        self._logprobs: list[Logprob] = []  # of tokens whose text is still to come
+        self._torn = False  # texts of this stream may hold halves of surrogate pairs
+        self._halves: dict[str, str] = {}
+        self._last: Literal["", "text", "reasoning", "call"] = ""  # what came last
+        self._space = ""  # white space behind it
+
+    @property
+    def ended(self) -> bool:
+        return self._done or bool(self._finish)
+
+    @property
+    def unknown_finish(self) -> str | None:
+        """A finish reason that is not in the table (and was taken for an ordinary end), for the log."""
+        return self._finish if self._finish and self._finish not in FINISHES else None
+
+    def feed(self, data: bytes, event: str = "") -> None:
+        """One payload. Raises ``UpstreamError`` when it is an error or cannot be read."""
+        if self._done or not data or data.isspace():
+            return
+        if len(data) < 16 and data.strip() == b"[DONE]":
+            self._done = True
+            return
+        if event == "error":
+            raise stream_error(data)
+        chunk, torn = decode_chunk(data)
+        self._torn = self._torn or torn
+        self._read(chunk)
+        if chunk.is_error:
+            raise stream_error(data)
+
+    def feed_whole(self, body: bytes) -> None:
+        """The body of a 200 that is not called a stream: a whole completion, or a stream all the same.
+
+        Raises ``UpstreamError`` for anything else.
+        """
+        if body.lstrip().startswith((b"data:", b"event:", b":")):
+            for event in SSEDecoder(max_line_bytes=len(body) + 1).feed(body):
+                self.feed(event.data, event.event)
+            return
+        chunk, torn = decode_chunk(body)
+        self._torn = self._torn or torn
+        if chunk.is_error:
+            raise stream_error(body)
+        if not chunk.choices:
+            raise garbage_error()
+        self._read(chunk)
+        self._finish = self._finish or "stop"  # it is whole: some say nothing more
+        self._done = True
+
+    def end(self) -> Ending:
+        """How the answer ends, now that nothing more comes; the last of it is emitted before."""
+        fault: str | None = None
+        for kind, text in self._think.finish() if self._think else []:
+            self._add(kind, text)
+        try:
+            self._calls.finish()
+        except UpstreamError as error:
+            fault = error.message
+        way = FINISHES.get(self._finish, "completed")
+        if not self._finish:
+            fault = "The model backend's stream ended without saying why."
+        elif way == "failed":
+            fault = f"The model backend gave up ({self._finish})."
+        if fault is not None:
+            return Ending("failed", self._usage, error=ResponseError("server_error", fault))
+        if way == "max_output_tokens" or way == "content_filter":
+            return Ending("incomplete", self._usage, reason=way)
+        return Ending("completed", self._usage)
+
+    def _read(self, chunk: Chunk) -> None:
+        for choice in chunk.choices or ():
+            if choice is not None and choice.index in (None, 0):  # we never ask for more than one
+                self._read_choice(choice)
+        if chunk.usage or chunk.x_groq:
+            groq = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
+            self._usage = read_usage(chunk.usage) or read_usage(groq) or self._usage
+
+    def _read_choice(self, choice: Choice) -> None:
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._read_delta(delta, choice.logprobs)
+        if choice.usage:
+            self._usage = read_usage(choice.usage) or self._usage
+        if not self._finish and isinstance(choice.finish_reason, str):
+            self._finish = choice.finish_reason.strip().lower()[:64]
+
+    def _read_delta(self, delta: Delta, logprobs: Any) -> None:
+        reasoning = self._reasoning_of(delta)
+        tools = [tool for tool in delta.tool_calls or () if tool is not None]
+        if delta.function_call is not None:  # from before there were several
+            tools.append(ToolDelta(LEGACY_INDEX, None, delta.function_call))
+        if logprobs and not reasoning and not tools:
+            self._logprobs += read_logprobs(logprobs)
+        if (
+            tools and self._calls.is_open
+        ):  # reasoning leaks into the chunks of calls: it must not close the one they feed
+            self._read_tools(tools)
+            tools = []
+        if reasoning:
+            self._add("reasoning", reasoning)
+        if delta.content:
+            self._read_content(delta.content)
+        if delta.refusal:
+            self._add("refusal", join_texts(delta.refusal))
+        if tools:
+            self._read_tools(tools)
+        for annotation in delta.annotations if isinstance(delta.annotations, list) else ():
+            if (raw := read_annotation(annotation)) is not None:
+                self._emit.annotation(raw)
+
+    def _reasoning_of(self, delta: Delta) -> str:
+        for name in self._profile.reasoning_in:
+            if (value := getattr(delta, name)) and (text := join_texts(value)):
+                return text
+        return ""
+
+    def _read_content(self, content: Any) -> None:
+        for kind, text in [("text", content)] if isinstance(content, str) else split_content(content):
+            if kind == "text" and self._think is not None:
+                for split_kind, split_text in self._think.feed(text):
+                    self._add(split_kind, split_text)
+            else:
+                self._add(kind, text)
+
+    def _read_tools(self, tools: list[ToolDelta]) -> None:
+        for kind, text in self._think.finish() if self._think else []:
+            self._add(kind, text)
+        self._last, self._space = "call", ""
+        self._calls.feed(tools)
+
+    def _add(self, kind: str, text: str) -> None:
+        if self._torn:
+            self._halves[kind], text = mend(self._halves.get(kind, ""), text)
+        if not text:
+            return
+        if kind == "text":
+            self._add_text(text)
+            return
+        if kind == "refusal":
+            self._calls.release()
+            self._last = "text"
+            self._emit.refusal(text)
+            return
+        self._logprobs.clear()
+        if self._profile.reasoning_kind != "hidden":
+            self._calls.release()
+            self._last, self._space = "reasoning", ""
+            grow = self._emit.reasoning if self._profile.reasoning_kind == "raw" else self._emit.summary
+            grow(text)
+
+    def _add_text(self, text: str) -> None:
+        """Servers put line ends between reasoning and calls, and between calls: these open no message.
+
+        They are held until there is text, and dropped when there is none.
+        """
+        if self._last in ("reasoning", "call"):
+            if text.isspace():
+                self._space += text
+                return
+            text = self._space + text
+            self._space = ""
+            self._calls.release()
+        self._last = "text"
+        self._emit.text(text, self._logprobs)
+        if self._logprobs:
+            self._logprobs = []
