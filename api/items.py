@@ -146,11 +146,14 @@ def complete(items: Iterable[Item], response_id: str) -> list[Item]:
 
 
 def check_pairing(items: Iterable[Item]) -> None:
-    """Every output belongs to a call before it, and every call has an output: over the whole context."""
+    """Every output belongs to a call before it, and every call has an output: over the whole context.
+
+    A call that was cut short may go without: nobody could run it.
+    """
     calls: dict[str, bool] = {}
     for item in items:
         if isinstance(item, FunctionCall):
-            calls[item.call_id] = False
+            calls[item.call_id] = item.status == "incomplete"
         elif isinstance(item, FunctionCallOutput):
             if item.call_id not in calls:
                 message = f"No tool call found for function call output with call_id {item.call_id}."

@@ -16,6 +16,7 @@ from shared import logs
 from shared.config import Settings, check_exposure, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 
+EXIT_FAILURE = 1
 EXIT_CONFIG = 78
 EXIT_UNAVAILABLE = 69
 BACKLOG = 4096
@@ -36,9 +37,12 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format, room="api")
     try:
         uvloop.run(serve(settings))
-    except (ConfigError, OSError) as error:  # OSError: the port is taken
+    except ConfigError as error:
         log.error("process.refused", error=str(error))
         return EXIT_CONFIG
+    except OSError as error:  # the port is taken
+        log.error("process.refused", error=f"{settings.host}:{settings.port}: {error}")
+        return EXIT_FAILURE
     except StoreUnavailable as error:
         log.error("process.refused", error=f"REDIS_URL: {error}")
         return EXIT_UNAVAILABLE

@@ -50,16 +50,16 @@ class Follower:
         written = time.monotonic()
         while True:
             if read_log:
-                page = await self._look()
+                page, before = await self._look(), self._next
                 for batch in page.batches:
                     if frames := self._admit(batch.first, batch.count, batch.frames):
                         yield frames
                         written = time.monotonic()
                 if page.status in TERMINAL and self._next >= page.seq:
                     return
-                if page.status in TERMINAL and not page.batches:
+                if page.status in TERMINAL and self._next == before:
                     raise Gone
-                read_log = bool(page.batches) and self._next < page.seq
+                read_log = before < self._next < page.seq
                 if read_log:
                     continue
             heard = await reader.next(RECHECK_S * random.uniform(0.8, 1.2))  # noqa: S311  # jitter

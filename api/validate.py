@@ -199,6 +199,10 @@ SAME = [
     "prompt_cache_key",
     "safety_identifier",
     "user",
+    "seed",
+    "stop",
+    "top_k",
+    "repetition_penalty",
 ]
 """Kept under their own name; null means the default."""
 

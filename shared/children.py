@@ -16,6 +16,7 @@ import structlog
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 STEADY_S = 10.0  # a child that lived this long starts again at the first pause
+HURRY_S = 3.0
 PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger()
@@ -48,14 +49,14 @@ class Child:
         *,
         inherited: Sequence[int] = (),
     ) -> None:
-        self.name = name
+        self.name, self.runs = name, 0
         self._command, self._environ, self._on_exit, self._inherited = command, environ, on_exit, inherited
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._task = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        clock, pause_s, started = asyncio.get_running_loop().time, FIRST_PAUSE_S, False
+        clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         while not self._stopping.is_set():
             began, code = clock(), 127
             try:
@@ -63,7 +64,8 @@ class Child:
             except OSError as error:
                 log.error("child.exited", child=self.name, error=str(error))
             else:
-                if started:
+                self.runs += 1
+                if self.runs > 1:
                     log.warning("child.restarted", child=self.name, pid=self._process.pid)
                 else:
                     log.info("child.started", child=self.name, pid=self._process.pid)
@@ -71,7 +73,7 @@ class Child:
                 log.info("child.exited", child=self.name, pid=self._process.pid, exit_code=code)
             if not self._stopping.is_set():
                 self._on_exit(self, code)
-            pause_s, started = FIRST_PAUSE_S if clock() - began >= STEADY_S else pause_s, True
+            pause_s = FIRST_PAUSE_S if clock() - began >= STEADY_S else pause_s
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -90,13 +92,18 @@ class Child:
         return process
 
     async def stop(self, limit_s: float, hurry: asyncio.Event | None = None) -> None:
-        """SIGTERM; after *limit_s* seconds, or at once when *hurry* is set, SIGKILL for it and what it started."""
+        """SIGTERM; a second one at once when *hurry* is set, so that it gives back what it holds; after *limit_s*
+        seconds, or ``HURRY_S`` behind the second one, SIGKILL for it and what it started."""
         self._stopping.set()
         if self._process and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
         impatient = asyncio.create_task((hurry or asyncio.Event()).wait())
         await asyncio.wait({self._task, impatient}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if impatient.done() and not self._task.done() and self._process:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            await asyncio.wait({self._task}, timeout=HURRY_S)
         impatient.cancel()
         if not self._task.done() and self._process:
             with suppress(ProcessLookupError):

@@ -29,6 +29,9 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 HeaderValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
+Profile = Literal["generic", "openai", "vllm", "llamacpp", "ollama", "think-tags"]
+
+
 class Secret:
     """A text that is only seen by who asks for it: neither ``str`` nor ``repr`` shows it."""
 
@@ -63,7 +66,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     key_env: Annotated[
         str, Meta(description="Environment variable with the backend's key, or with `_FILE` its file.")
     ] = ""
-    profile: Annotated[str, Meta(description="Name of the backend's list of quirks.")] = "generic"
+    profile: Annotated[Profile, Meta(description="Name of the backend's list of quirks.")] = "generic"
     connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Seconds from the request to the first byte.")] = 300
     idle_timeout_s: Annotated[Seconds, Meta(description="Seconds without a byte in mid-answer; comments count.")] = 120

@@ -38,6 +38,14 @@ def partition_of(response_id: str) -> str:
     return response_id[5:7]
 
 
+def item_number(item_id: str) -> int:
+    """The number in an item's id. Raises ``ValueError`` when there is none."""
+    number = 0
+    for letter in item_id[-4:]:
+        number = number * 32 + ALPHABET.index(letter)
+    return number
+
+
 def item_id(kind: ItemKind, owner_id: str, number: int) -> str:
     """The id of item *number* of the response *owner_id*."""
     return f"{kind}_{owner_id.partition('_')[2]}{base32(number, 4)}"

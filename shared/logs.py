@@ -33,6 +33,7 @@ EVENTS: Mapping[str, str] = {
     "reaper.failed": "A response of a dead worker could not be settled; it is tried again.",
     "lease.lost": "A worker could not renew a lease in time.",
     "log.refilled": "Redis had lost the last events of a response; the worker wrote them again.",
+    "log.packed": "The log of an ended response was made small (debug level).",
     "hub.connected": "The subscription to this process's inbox stands.",
     "hub.lost": "The subscription broke; it is made again.",
     "hub.overflowed": "A reader was too slow for its queue and goes back to the log.",

@@ -90,12 +90,13 @@ class Supervisor:
             self._ended.set_result(128 + number)
 
     def _on_exit(self, child: Child, code: int) -> None:
-        if self._up or self._ended.done():
+        refused = code == 78 and child.runs == 1  # starting it again will not mend its configuration
+        if self._ended.done() or (self._up and not refused):
             return
         message = f"{child.name} ended with exit code {code} while starting: "
         if child.name == "valkey":
             self._ended.set_exception(StoreUnavailable(message + self._last_words()))
-        elif code == 78:
+        elif refused:
             self._ended.set_exception(ConfigError([f"{message}see its messages above"]))
         else:
             self._ended.set_exception(RespoolError(f"{message}see its messages above"))

@@ -6,11 +6,11 @@ claim -> history loaded -> backend called -> events to the line -> settled. Whoe
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import structlog
@@ -192,15 +192,17 @@ class Run:
         log.info("upstream.retried", wait_s=round(wait_s, 2), tries=tries)
         await asyncio.sleep(wait_s)
 
-    async def _release(self, why: str, *, delay_s: float = 0.0, tries: int = 0) -> None:
+    async def _release(self, why: Literal["drain", "retry"], *, delay_s: float = 0.0, tries: int = 0) -> None:
         """Give the response back. Returns only when that was refused."""
-        with contextlib.suppress(StoreUnavailable):
+        try:
             word = await self._tools.responses.release(
-                self._claimed.id, self.attempt, "drain" if why == "drain" else "retry", delay_s=delay_s, tries=tries
+                self._claimed.id, self.attempt, why, delay_s=delay_s, tries=tries
             )
-            if word == "ok":
-                raise Released
-            self.stop("cancelled" if word == "cancelled" else "lost")
+        except StoreUnavailable:
+            word = "fenced"  # the lease runs out, and it is run again
+        if word == "ok":
+            raise Released
+        self.stop("cancelled" if word == "cancelled" else "lost")
 
     async def _after_stop(self) -> Ending:
         if self._reason == "drain":

@@ -9,9 +9,10 @@ import structlog
 
 from shared.config import Settings
 from shared.core.emitter import Ending
+from shared.core.packing import pack
 from shared.errors import StoreUnavailable
 from shared.store.responses import Reaped, Responses
-from shared.store.takeover import settle_from_log
+from shared.store.takeover import read_log, settle_from_log
 from shared.wire.responses import ResponseError
 
 REAP_LIMIT = 100
@@ -45,6 +46,7 @@ class Leases:
         self._partition = partition
         self._worker = worker
         self._settings = settings
+        self._to_pack: asyncio.Queue[str] = asyncio.Queue(REAP_LIMIT)
 
     def cancel(self, response_id: str, attempt: int) -> None:
         """A cancel call from a front end."""
@@ -94,7 +96,10 @@ class Leases:
             except StoreUnavailable:
                 continue
             for reaped in found:
-                await self._take(reaped)
+                if reaped.what != "pack":
+                    await self._take(reaped)
+                elif not self._to_pack.full():  # else it comes again
+                    self._to_pack.put_nowait(reaped.id)
 
     async def _take(self, reaped: Reaped) -> None:
         if reaped.what == "requeued":
@@ -108,3 +113,18 @@ class Leases:
             log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
         except Exception:  # a log that cannot be folded must not stop the reaper: the next look takes it again
             log.exception("reaper.failed", response_id=reaped.id)
+
+    async def pack(self) -> None:
+        """Make the logs of ended responses small, one after the other, for ever."""
+        while True:
+            response_id = await self._to_pack.get()
+            try:
+                frames = await read_log(self._responses, response_id)
+                if frames:
+                    packed = await asyncio.to_thread(pack, frames)
+                    await self._responses.pack(response_id, packed)
+                    log.debug("log.packed", response_id=response_id, before_bytes=len(frames), after_bytes=len(packed))
+            except StoreUnavailable:
+                continue
+            except Exception:  # one log that cannot be packed stays as it is; the others are packed
+                log.exception("reaper.failed", response_id=response_id)

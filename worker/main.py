@@ -69,7 +69,11 @@ async def serve(settings: Settings, redis_url: str) -> None:
         leases = Leases(responses, PARTITION, name, settings)
         await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         worker = ResponseWorker(Tools(responses, outbox, backends, settings), leases, blocking, PARTITION, name)
-        tasks = [asyncio.create_task(leases.keep(), name="leases"), asyncio.create_task(leases.reap(), name="reaper")]
+        tasks = [
+            asyncio.create_task(leases.keep(), name="leases"),
+            asyncio.create_task(leases.reap(), name="reaper"),
+            asyncio.create_task(leases.pack(), name="packer"),
+        ]
         log.info("process.started", process=name, slots=settings.worker_slots)
         try:
             await worker.async_run()

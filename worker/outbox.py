@@ -62,6 +62,7 @@ class Line:
         self.pending: deque[Part] = deque()
         self.kept: deque[Part] = deque()
         self.final: Final | None = None
+        self._settling: Final | None = None
         self.held = False
         """No more appends: a cancel is noted. What is pending goes with the settling."""
         self.size = 0
@@ -109,7 +110,13 @@ class Line:
             part,
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to send now."""
+        return self.final is not None or (bool(self.pending) and not self.held)
+
     def _take_final(self, final: Final, part: Part | None) -> tuple[str, bytes, Part | None]:
+        self._settling, self.final = final, None
         first, count, frames = (part.first, part.count, part.frames) if part else (self._next, 0, b"")
         header, blob = settle_part(
             self.response_id, self.attempt, first, count + final.count, final.status,
@@ -129,6 +136,8 @@ class Line:
             self.held = True
             if settling:
                 self._finish("cancelled")
+            elif self.final is not None:
+                self._outbox.push(self)
             self._on_refused("cancelled")
         elif answer.startswith("behind ") and self._refill(int(answer[7:]), part):
             log.warning("log.refilled", response_id=self.response_id, seq=int(answer[7:]))
@@ -136,6 +145,8 @@ class Line:
             log.warning("response.fenced", response_id=self.response_id, attempt=self.attempt, answer=answer)
             self._put_back(part)
             self.drop()
+            self._settling = self._settling or self.final
+            self.final = None
             self._finish("lost")
             self._on_refused("lost")
 
@@ -149,7 +160,7 @@ class Line:
         self._outbox.size += size
 
     def _finish(self, word: Literal["ok", "cancelled", "lost"]) -> None:
-        final, self.final = self.final, None
+        final, self._settling = self._settling, None
         if final is not None and not final.done.done():
             final.done.set_result(word)
 
@@ -170,6 +181,7 @@ class Line:
         if not lost or lost[0].first != seq:
             return False
         self._put_back(part)
+        self.final, self._settling = self.final or self._settling, None
         for each in reversed(lost):
             self.pending.appendleft(each)
             self.kept.remove(each)
@@ -233,7 +245,7 @@ class Outbox:
             if taken is not None:
                 batch.append((line, *taken))
                 size += len(taken[1])
-            if not line.pending or line.held:
+            if not line.ready:
                 del self._lines[line]
         return batch
 

@@ -6,7 +6,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from shared.ids import ALPHABET
+from shared.ids import item_number
 from shared.wire.events import (
     AnnotationAdded,
     ArgumentsDelta,
@@ -155,7 +155,7 @@ class Fold:
         self._open[event.output_index] = opened = OpenItem(event.output_index, event.item, item_id)
         if isinstance(event.item, FunctionCall):
             opened.start("arguments")
-        self.next_item = _item_number(item_id) + 1
+        self.next_item = item_number(item_id) + 1
 
     def _find(self, output_index: int) -> OpenItem:
         opened = self._open.get(output_index)
@@ -175,10 +175,3 @@ def _kind(part: OutputText | Refusal | ReasoningText) -> PartKind:
     if isinstance(part, OutputText):
         return "output_text"
     return "refusal" if isinstance(part, Refusal) else "reasoning_text"
-
-
-def _item_number(item_id: str) -> int:
-    number = 0
-    for letter in item_id[-4:]:
-        number = number * 32 + ALPHABET.index(letter)
-    return number

@@ -1,6 +1,8 @@
 """The Response of a request before anything has happened to it."""
 
-from shared.wire.items import TextFormat
+import msgspec
+
+from shared.wire.items import Format, JsonSchemaFormat, TextFormat
 from shared.wire.requests import Request
 from shared.wire.responses import ReasoningEcho, Response, TextEcho
 
@@ -23,7 +25,7 @@ def draft(request: Request) -> Response:
         previous_response_id=request.previous_response_id,
         tools=request.tools,
         tool_choice=request.tool_choice,
-        text=TextEcho(request.format or TextFormat(), request.verbosity or "medium"),
+        text=TextEcho(_format(request), request.verbosity or "medium"),
         reasoning=ReasoningEcho(),
         max_output_tokens=request.max_output_tokens,
         max_tool_calls=request.max_tool_calls,
@@ -42,3 +44,10 @@ def draft(request: Request) -> Response:
         if value is not None:
             setattr(response, name, value)
     return response
+
+
+def _format(request: Request) -> Format:
+    wanted = request.format or TextFormat()
+    if isinstance(wanted, JsonSchemaFormat):
+        return msgspec.structs.replace(wanted, strict=bool(wanted.strict))
+    return wanted

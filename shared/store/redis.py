@@ -8,7 +8,9 @@ q:<id>             string  the validated request, JSON                          
 o:<id>             string  the Response, JSON; the record's status overrules its own    keep_s after the end
 b:<id>             hash    parent, refs, deleted, input and output items (JSON arrays)  keep_s, or longer
 e:<id>             stream  event batches, entry id <last number + 1>-0                  keep_s after the end
+                   string  the same, packed (``shared/core/packing.py``)                as before
 live               zset    unsettled responses -> Redis ms at which to look             -
+pack               zset    ended streams -> Redis ms at which to pack the log           -
 tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
 bell               list    at most one wake token                                       -
 claimed:<worker>   hash    the last claim's answer                                      10 s
@@ -27,7 +29,7 @@ from typing import Any, Literal, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.core.lifecycle import lua_table
@@ -40,7 +42,7 @@ HEARTBEAT_S = 10
 FIRST_RETRY_S = 0.05
 
 Script = Literal[
-    "cancel", "chain", "claim", "delete", "flush", "leave", "read", "reap", "release", "renew", "submit", "takeover",
+    "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
     "tick", "watch",
 ]  # fmt: skip
 Argument = str | bytes | int | float
@@ -141,9 +143,12 @@ async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> R
 
 def _refusal(error: ResponseError) -> StoreUnavailable | None:
     """What a server's refusal means; ``None`` for a fault in our own scripts."""
-    text = str(error)
-    if text.startswith(("OOM", "command not allowed when used memory")):
+    # The client library takes the first word off an error that it has a class for.
+    if isinstance(error, OutOfMemoryError):
         return StoreUnavailable("Redis has reached its maxmemory", full=True)
-    if text.startswith(("MISCONF", "READONLY", "LOADING", "BUSY", "NOREPLICAS", "max number of clients")):
+    if isinstance(error, ReadOnlyError):
+        return StoreUnavailable("Redis refuses to write: READONLY")
+    text = str(error)
+    if text.startswith(("MISCONF", "BUSY", "NOREPLICAS")):
         return StoreUnavailable(f"Redis refuses to write: {text.split(' ', 1)[0]}")
     return None

@@ -1,11 +1,14 @@
 """A response's life in Redis, behind verbs. Each verb is one script, so one round trip and one atomic step."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import msgspec
 
+from shared.core.frames import cut
+from shared.core.packing import unpack
 from shared.ids import partition_of
 from shared.store.redis import HEARTBEAT_S, Store, within
 from shared.wire.responses import Status
@@ -13,6 +16,8 @@ from shared.wire.responses import Status
 Lane = Literal["foreground", "background"]
 PAGE_BYTES = 1 << 20
 BEAT_BUDGET_S = 1.0
+PACKED_ROW = 8
+INLINE_BYTES = 64 << 10
 _JOB = msgspec.msgpack.Encoder()
 
 
@@ -108,9 +113,9 @@ class Reaped:
     """What the reaper did or must do: see ``reap.lua``."""
 
     id: str
-    what: Literal["requeued", "settle", "empty"]
+    what: Literal["pack", "requeued", "settle", "empty"]
     attempt: int
-    reason: Literal["lost", "cancelled", "waited", "waiting"]
+    reason: Literal["ended", "lost", "cancelled", "waited", "waiting"]
 
 
 CancelAnswer = tuple[Literal["gone", "ended", "settled", "moved", "noted"], str]
@@ -149,8 +154,14 @@ class Responses:
         if not row:
             return None
         status, seq, stream, background, store = row[:5]
+        if len(row) == PACKED_ROW and row[6] == b"-1":
+            batches = [await _unpacked(row[7], int(seq), after)] if after + 1 < int(seq) else []
+            return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
         batches = [Batch(int(row[i]), int(row[i + 1]), row[i + 2]) for i in range(5, len(row), 3)]
         return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
+
+    async def pack(self, response_id: str, packed: bytes) -> None:
+        await self._store.call("pack", partition_of(response_id), response_id, packed)
 
     async def leave(self, response_id: str, inbox: str) -> None:
         await self._store.call("leave", partition_of(response_id), response_id, inbox)
@@ -231,6 +242,13 @@ class Responses:
         """How many responses wait for a worker."""
         lanes = [f"arq:queue:{{{partition}}}:{lane}" for lane in ("foreground", "background")]
         return sum([await self.client.zcard(lane) for lane in lanes])
+
+
+async def _unpacked(packed: bytes, seq: int, after: int) -> Batch:
+    """What of a packed log lies behind event *after*; a large one is unpacked off the event loop."""
+    unpacking = asyncio.to_thread(unpack, packed) if len(packed) > INLINE_BYTES else None
+    frames = await unpacking if unpacking else unpack(packed)
+    return Batch(after + 1, seq - after - 1, cut(frames, after + 1))
 
 
 def append_header(response_id: str, attempt: int, first: int, count: int, *, shown: bool) -> str:

@@ -29,7 +29,7 @@ async def settle_from_log(
     if snapshot is None:
         return "gone"
     if snapshot.stream and not empty:
-        emitter = Emitter.resume(await _fold(responses, response_id))
+        emitter = Emitter.resume(_fold(await read_log(responses, response_id)))
     else:
         emitter = Emitter(_decode_response(snapshot.object), number=snapshot.seq, streaming=snapshot.stream)
     first = emitter.number
@@ -42,13 +42,21 @@ async def settle_from_log(
     return (await responses.flush(partition_of(response_id), [header, blob], budget_s=BUDGET_S))[0]
 
 
-async def _fold(responses: Responses, response_id: str) -> Fold:
-    fold, after = Fold(), -1
+async def read_log(responses: Responses, response_id: str) -> bytes:
+    """All frames of a response, however many pages that takes."""
+    pieces: list[bytes] = []
+    after = -1
     while True:
         page = await responses.watch(response_id, "", "", after)
         if page is None or not page.batches:
-            return fold
+            return b"".join(pieces)
         for batch in page.batches:
-            for event in decode(batch.frames):
-                fold.feed(event)
+            pieces.append(batch.frames)
             after = batch.first + batch.count - 1
+
+
+def _fold(frames: bytes) -> Fold:
+    fold = Fold()
+    for event in decode(frames):
+        fold.feed(event)
+    return fold

@@ -139,7 +139,7 @@ class JsonObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
     pass
 
 
-class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema", omit_defaults=True):
     name: str
     schema: dict[str, Any]
     description: str | None = None

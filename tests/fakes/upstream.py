@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -192,6 +193,21 @@ def completion(content: str | None, *, calls: Sequence[Json] | None = None, fini
     return {**base, "choices": [choice], "usage": usage(9, len((content or "").split()))}
 
 
+def reply(
+    *texts: str,
+    reasoning: Sequence[str] = (),
+    calls: Sequence[Json] = (),
+    finish: str | None = None,
+    tokens: tuple[int, int] = (9, 2),
+) -> Send:
+    """A whole streamed answer at once: reasoning, texts, and then each of *calls* (of `call_delta`) in a chunk."""
+    deltas = [chunk(reasoning=text) for text in reasoning]
+    deltas += [chunk(text) for text in texts]
+    deltas += [chunk(calls=[call]) for call in calls]
+    last = chunk(finish=finish or ("tool_calls" if calls else "stop"))
+    return send(chunk(role="assistant"), *deltas, last, chunk(usage=usage(*tokens)), DONE)
+
+
 def play(path: Path, cut: int | Sequence[int] | None = None) -> list[Step]:
     """The steps that answer with a recorded `.body`, as its `.meta.json` (if there is one) says it was answered.
 
@@ -253,17 +269,23 @@ def by_phrases(call: Call) -> Script:
 class FakeUpstream:
     """Plays queued scripts, one per request in the order of arrival; then what *respond* says.
 
-    Records every request and how it ended. `port=0` takes a free one.
+    Records every request and how it ended. `port=0` takes a free one; *sock* is a listening socket, closed at the end.
     """
 
     def __init__(
-        self, respond: Callable[[Call], Script] = by_phrases, *, host: str = "127.0.0.1", port: int = 0
+        self,
+        respond: Callable[[Call], Script] = by_phrases,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        sock: socket.socket | None = None,
     ) -> None:
         self.respond = respond
         self.calls: list[Call] = []
         self._scripts: deque[Script] = deque()
         self._arrived = asyncio.Condition()
         self._address = (host, port)
+        self._sock = sock
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/_seen", self._seen)
@@ -272,7 +294,10 @@ class FakeUpstream:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, *self._address).start()
+        if self._sock is not None:
+            await web.SockSite(self._runner, self._sock).start()
+        else:
+            await web.TCPSite(self._runner, *self._address).start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -270,6 +270,10 @@ def _for_open_responses(obj: Json) -> Json:
         allowed = [choice, *choice.get("tools", [])]
         if any(_kind(part, "function") not in {"function", "allowed_tools"} for part in allowed):
             fitted["tool_choice"] = "auto"
+    text = obj.get("text")
+    if isinstance(text, dict) and _kind(text.get("format"), "text") == "json_schema":
+        # its schema takes no `schema` but null, and demands the `description` that OpenAI leaves out
+        fitted["text"] = {**text, "format": {"description": None, **text["format"], "schema": None}}
     return fitted
 
 

@@ -5,6 +5,7 @@ no index             a name, or several entries in one delta, begin a new call e
 id missing, empty    whatever the entry's index says; the emitter makes an id
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ class Calls:
             raise UpstreamError("The model backend sent a function call without a name.")
 
     def _find(self, index: Any, name: str, call_id: str, *, several: bool) -> _Call:
-        index = int(index) if isinstance(index, str) and index.isdigit() and index.isascii() else index
+        index = int(index) if isinstance(index, str) and index.isdecimal() and len(index) < 10 else index
         if isinstance(index, int):
             call = self._by_index.get(index)
             other = call is not None and call.call_id and call_id and call.call_id != call_id
@@ -116,11 +117,14 @@ def _word(value: Any) -> str:
     """A name or an id; empty for null, and for what is neither text nor number."""
     if isinstance(value, str):
         return whole_text(value)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64 else ""
 
 
 def _arguments(value: Any) -> str:
     """A fragment of JSON; some servers send the arguments as the object that they are."""
     if value is None or isinstance(value, str):
         return value or ""
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except (ValueError, OverflowError):  # halves of surrogate pairs, numbers without end
+        return json.dumps(value, separators=(",", ":"))

@@ -4,7 +4,6 @@ Only what holds other things is typed; leaves are ``Any`` where servers were see
 """
 
 import json
-import math
 from typing import Any
 
 import msgspec
@@ -13,6 +12,8 @@ from shared.wire.items import Logprob, TopLogprob
 from shared.wire.responses import InputTokensDetails, OutputTokensDetails, Usage
 from worker.translate.errors import garbage_error, stream_error
 
+MAX_COUNT = 2**53
+"""Tokens; what is beyond is no count, and no number that every client can read."""
 NO_LOGPROB = -9999.0
 """What the API says for a probability of zero, which JSON cannot."""
 
@@ -101,13 +102,13 @@ def split_content(content: Any) -> list[tuple[str, str]]:
     return found
 
 
-def join_texts(value: Any) -> str:
+def join_texts(value: Any, depth: int = 4) -> str:
     """All texts in a text, an object with ``text`` or ``summary``, or a list of such."""
     if isinstance(value, str):
         return value
-    if isinstance(value, dict):
-        return join_texts(value.get("text") or value.get("summary"))
-    return "".join(map(join_texts, value)) if isinstance(value, list) else ""
+    if isinstance(value, dict) and depth:
+        return join_texts(value.get("text") or value.get("summary"), depth - 1)
+    return "".join(join_texts(one, depth - 1) for one in value) if isinstance(value, list) and depth else ""
 
 
 def read_usage(value: Any) -> Usage | None:
@@ -162,10 +163,11 @@ def whole_text(text: str) -> str:
 def _logprob(entry: dict[str, Any]) -> TopLogprob:
     token, number, raw = entry.get("token"), entry.get("logprob"), entry.get("bytes")
     token = whole_text(token) if isinstance(token, str) else ""
-    finite = isinstance(number, int | float) and math.isfinite(number)
-    if not isinstance(raw, list) or not all(isinstance(one, int) for one in raw):
+    if not isinstance(raw, list) or not all(isinstance(one, int) and 0 <= one < 256 for one in raw):
         raw = list(token.encode())
-    return TopLogprob(token, float(number) if finite and number is not None else NO_LOGPROB, raw)
+    if not isinstance(number, int | float) or not NO_LOGPROB < number < -NO_LOGPROB:
+        number = NO_LOGPROB
+    return TopLogprob(token, float(number), raw)
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
@@ -178,9 +180,9 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _count(value: Any) -> int | None:
     """A number of tokens, also as 9.0 or "9"; ``None`` for anything else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value[:15])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
         return None
     return int(value)
 

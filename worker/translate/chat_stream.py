@@ -147,14 +147,13 @@ class ChatStream:
 
     def _read_delta(self, delta: Delta, logprobs: Any) -> None:
         reasoning = self._reasoning_of(delta)
-        tools = [tool for tool in delta.tool_calls or () if tool is not None]
+        tools = [tool for tool in delta.tool_calls if tool is not None] if delta.tool_calls else []
         if delta.function_call is not None:  # from before there were several
             tools.append(ToolDelta(LEGACY_INDEX, None, delta.function_call))
         if logprobs and not reasoning and not tools:
             self._logprobs += read_logprobs(logprobs)
-        if (
-            tools and self._calls.is_open
-        ):  # reasoning leaks into the chunks of calls: it must not close the one they feed
+        if tools and self._calls.is_open:
+            # Reasoning leaks into chunks of calls: it must not close the call that they feed.
             self._read_tools(tools)
             tools = []
         if reasoning:
@@ -165,9 +164,10 @@ class ChatStream:
             self._add("refusal", join_texts(delta.refusal))
         if tools:
             self._read_tools(tools)
-        for annotation in delta.annotations if isinstance(delta.annotations, list) else ():
-            if (raw := read_annotation(annotation)) is not None:
-                self._emit.annotation(raw)
+        if isinstance(delta.annotations, list):
+            for raw in map(read_annotation, delta.annotations):
+                if raw is not None:
+                    self._emit.annotation(raw)
 
     def _reasoning_of(self, delta: Delta) -> str:
         for name in self._profile.reasoning_in:
@@ -176,7 +176,10 @@ class ChatStream:
         return ""
 
     def _read_content(self, content: Any) -> None:
-        for kind, text in [("text", content)] if isinstance(content, str) else split_content(content):
+        if isinstance(content, str) and self._think is None:
+            self._add("text", content)
+            return
+        for kind, text in split_content(content):
             if kind == "text" and self._think is not None:
                 for split_kind, split_text in self._think.feed(text):
                     self._add(split_kind, split_text)

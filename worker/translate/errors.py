@@ -142,15 +142,15 @@ def _read_fault(value: Any) -> _Fault:
     return fault
 
 
-def _message(value: dict[str, Any]) -> str:
+def _message(value: dict[str, Any], depth: int = 4) -> str:
     for key in ("message", "detail", "error", "msg"):
         text = value.get(key)
         if isinstance(text, str) and text:
             return text
         if isinstance(text, list):
-            lines = [_message(one) if isinstance(one, dict) else str(one) for one in text]
-            return "; ".join(line for line in lines if line)
-        if isinstance(text, dict) and (inner := _message(text)):
+            lines = [_message(one, 1) if isinstance(one, dict) else one for one in text[:16]]
+            return "; ".join(line for line in lines if isinstance(line, str) and line)
+        if isinstance(text, dict) and depth and (inner := _message(text, depth - 1)):
             return inner
     return ""
 

@@ -3,8 +3,8 @@
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes
 -- -> {'ok', input, output, input, output, ...} (JSON arrays) | {'gone'} | {'long'}
 local id, keep = ARGV[1], tonumber(ARGV[3])
-local v = redis.call('HMGET', P .. 'r:' .. id, 'tenant')
-if v[1] and ARGV[2] ~= '' and v[1] ~= ARGV[2] then return {'gone'} end
+-- A deleted response's block may live on for younger turns: without its record nobody may start from it.
+if ARGV[2] ~= '' and redis.call('HGET', P .. 'r:' .. id, 'tenant') ~= ARGV[2] then return {'gone'} end
 local links, size = {}, 0
 while id ~= '' do
   local key = P .. 'b:' .. id

@@ -5,6 +5,7 @@ local TAG = string.match(P, '{.-}')
 local QUEUE, JOB = 'arq:queue:' .. TAG .. ':', 'arq:job:' .. TAG .. ':'
 local LANES = {'foreground', 'background'}
 local LOOK_MS = 30000           -- how often a waiting response is looked at
+local PACK_MS = 60000           -- how long after the end a log is packed
 local MAX_MESSAGE_BYTES = 65536 -- a larger batch is only announced
 local MAX_PUBLISHED_BYTES = 4194304 -- of one script: more would cut the subscribers' connections
 local MAX_INBOXES = 32
@@ -81,6 +82,7 @@ local function settle(id, status, first, count, frames, object, output)
   if v[1] == '1' then
     log(id, first, count, frames)
     redis.call('EXPIRE', P .. 'e:' .. id, v[2])
+    redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)
     tell(v[3], 'z ' .. id .. ' ' .. first .. ' ' .. count, frames)
   else
     tell(v[3], 's ' .. id .. ' ' .. status .. ' 0', object)

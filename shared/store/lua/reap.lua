@@ -1,11 +1,17 @@
 #!lua flags=allow-oom
 -- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
--- -> rows {id, what, attempt, reason}: what = 'requeued' | 'settle' (the caller now owns it and must settle it from its
+-- -> rows {id, what, attempt, reason}: what = 'pack' (its log should be packed) | 'requeued' | 'settle' (the caller now owns it and must settle it from its
 --    log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without reading its log)
 local who, lease = ARGV[1], tonumber(ARGV[3])
+local PACK_LIMIT = 20
 local t, rows = now(), {}
 tick(t, lease)
 if redis.call('EXISTS', P .. 'grace') == 1 then return rows end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pack', '-inf', t, 'LIMIT', 0, PACK_LIMIT)) do
+  redis.call('ZADD', P .. 'pack', t + LOOK_MS, id) -- again, should the packer die
+  table.insert(rows, {id, 'pack', '', 'ended'})
+end
 
 local function own(id, r, reason)
   local takeovers = redis.call('HINCRBY', r, 'takeovers', 1)

@@ -6,7 +6,7 @@ local r = P .. 'r:' .. id
 local v = redis.call('HMGET', r, 'status', 'attempt', 'owner', 'cancel', 'lane', 'order', 'shown')
 if v[1] ~= 'in_progress' or v[2] ~= ARGV[2] or v[3] == '' or v[7] == '1' then return 'fenced' end
 if v[4] == '1' then return 'cancelled' end
-redis.call('HSET', r, 'owner', '', 'tries', ARGV[5])
+redis.call('HSET', r, 'owner', '', 'tries', ARGV[5], 'attempt', v[2] + 1) -- what is still on its way is fenced
 if ARGV[3] == 'drain' then redis.call('HINCRBY', r, 'releases', 1) end
 local t, delay = now(), tonumber(ARGV[4])
 if delay > 0 then redis.call('ZADD', P .. 'live', t + delay, id) else enqueue(id, v[5], v[6], t) end

@@ -1,13 +1,18 @@
 #!lua flags=allow-oom
 -- Register an inbox for what comes, and read the log behind a number, in one step.
 -- ARGV: id, tenant ('': the system itself asks), inbox ('' registers nothing), number of the last event seen (-1: none), page_bytes
--- -> {} when there is no such response | {status, seq, stream, background, store, first, count, frames, first, ...}
+-- -> {} when there is no such response | {status, seq, stream, background, store, first, count, frames, first, ...};
+--    a packed log comes whole, as {..., 0, -1, packed}
 local id, after = ARGV[1], tonumber(ARGV[4])
 local r, e = P .. 'r:' .. id, P .. 'e:' .. id
 local v = redis.call('HMGET', r, 'status', 'seq', 'stream', 'background', 'store', 'tenant', 'inboxes')
 if not v[1] or (ARGV[2] ~= '' and v[6] ~= ARGV[2]) then return {} end
 if ARGV[3] ~= '' and not terminal(v[1]) then watch_with(id, v[7], ARGV[3]) end
 local answer, size, from = {v[1], v[2], v[3], v[4], v[5]}, 0, (after + 2) .. '-0'
+if redis.call('TYPE', e).ok == 'string' then
+  for _, part in ipairs({'0', '-1', redis.call('GET', e)}) do table.insert(answer, part) end
+  return answer
+end
 repeat
   local entries = redis.call('XRANGE', e, from, '+', 'COUNT', 64)
   for _, entry in ipairs(entries) do
