@@ -23,6 +23,8 @@ from shared.wire.items import (
 )
 
 MAX_CALL_ID_CHARS = 64
+NULLS_DEPTH = 6
+"""An item, its parts, their log probabilities: no deeper is a null taken for absent."""
 WELL_FORMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -38,6 +40,7 @@ class _EasyMessage(Message, tag=False):
 _peek = msgspec.json.Decoder(_Peek).decode
 _text = msgspec.json.Decoder(str).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_anything = msgspec.json.Decoder().decode
 _easy = msgspec.json.Decoder(_EasyMessage).decode
 _DECODERS: dict[str, Any] = {
     "message": msgspec.json.Decoder(Message).decode,
@@ -57,7 +60,9 @@ def decode_items(raw: msgspec.Raw, max_items: int) -> list[Item]:
     """``input`` as items: a string is one user message; parts are lists; ids and statuses are still as given."""
     start = bytes(raw)[:1]
     if start == b'"':
-        return [Message("user", [InputText(decode(_text, raw, "input"))])]
+        text = decode(_text, raw, "input")
+        check_length(text, "input", MAX_TEXT_CHARS)
+        return [Message("user", [InputText(text)])]
     if start != b"[":
         raise InvalidRequest("Invalid type for 'input': expected str or array.", param="input", code="invalid_type")
     members = decode(_list, raw, "input")
@@ -72,7 +77,7 @@ def decode_items(raw: msgspec.Raw, max_items: int) -> list[Item]:
 def _decode_item(raw: msgspec.Raw, path: str) -> Item:
     peek = decode(_peek, raw, path)
     if peek.type is None and peek.role is not None:
-        easy: Message = decode(_easy, raw, path)
+        easy: Message = _decode_tolerantly(_easy, raw, path)
         return _checked_message(Message(easy.role, easy.content, easy.id, easy.status, easy.phase), path)
     if peek.type is None:
         message = f"Missing required parameter: '{path}.type'."
@@ -81,7 +86,7 @@ def _decode_item(raw: msgspec.Raw, path: str) -> Item:
     if decoder is None:
         message = f"Unsupported value: '{peek.type[:64]}' is not an input item that this server takes."
         raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
-    item: Item = decode(decoder, raw, path)
+    item: Item = _decode_tolerantly(decoder, raw, path)
     if isinstance(item, Message):
         return _checked_message(item, path)
     if isinstance(item, Reasoning):
@@ -92,6 +97,27 @@ def _decode_item(raw: msgspec.Raw, path: str) -> Item:
     elif isinstance(item, FunctionCallOutput):
         _check_parts(item.output, f"{path}.output")
     return item
+
+
+def _decode_tolerantly(decoder: Any, raw: msgspec.Raw, path: str) -> Any:
+    """Clients dump whole objects, with null for what was never set: where null does not fit, it is as good as absent."""
+    try:
+        return decode(decoder, raw, path)
+    except InvalidRequest as error:
+        if b"null" not in bytes(raw):
+            raise
+        try:
+            return decode(decoder, msgspec.json.encode(_without_nulls(decode(_anything, raw, path), NULLS_DEPTH)), path)
+        except InvalidRequest:
+            raise error from None
+
+
+def _without_nulls(value: Any, depth: int) -> Any:
+    if depth and isinstance(value, dict):
+        return {key: _without_nulls(member, depth - 1) for key, member in value.items() if member is not None}
+    if depth and isinstance(value, list):
+        return [_without_nulls(member, depth - 1) for member in value]
+    return value
 
 
 def _checked_message(item: Message, path: str) -> Message:

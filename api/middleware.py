@@ -59,6 +59,8 @@ def _log_served(request: web.Request, status: int) -> None:
     duration_ms = round((time.monotonic() - request[STARTED]) * 1000, 1)
     client_request_id = request.headers.get("x-client-request-id", "")[:128]
     fields = {"client_request_id": client_request_id} if client_request_id else {}
+    if tenant := request.get(TENANT):
+        fields["tenant_id"] = tenant
     log.info(
         "request.served", method=request.method, path=request.path, status=status, duration_ms=duration_ms, **fields
     )

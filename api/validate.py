@@ -40,8 +40,9 @@ LENGTHS: tuple[tuple[str, int], ...] = (
     ("user", 1024),
 )
 NOT_OFFERED = ("conversation", "prompt", "context_management", "moderation", "multi_agent")
-UNASKED_TOOLS = ("web_search", "namespace")
+UNASKED_TOOL = re.compile(r"(web_search|namespace)[a-z0-9_]{0,48}")
 """Hosted tools that clients send without being asked: left out, and said so in a header."""
+MAX_STOPS = 4
 
 _decode_body = msgspec.json.Decoder(CreateBody).decode
 _decode_tool = msgspec.json.Decoder(FunctionTool).decode
@@ -69,6 +70,11 @@ def accept(body: bytes, settings: Settings) -> Accepted:
     create = decode(_decode_body, body)
     _check_numbers(create)
     _check_metadata(create.metadata)
+    if isinstance(create.stop, list) and len(create.stop) > MAX_STOPS:
+        message = (
+            f"Invalid 'stop': array too long. Expected at most {MAX_STOPS} items, but got {len(create.stop)} instead."
+        )
+        raise InvalidRequest(message, param="stop", code="array_above_max_length")
     _check_offered(create)
     if not create.model:
         raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
@@ -147,7 +153,7 @@ def _tools(raw: Sequence[msgspec.Raw]) -> tuple[list[Tool], list[str]]:
             tool = decode(_decode_tool, each, path)
             check_name(tool.name, f"{path}.name", 128)
             tools.append(tool)
-        elif kind.startswith(UNASKED_TOOLS):
+        elif UNASKED_TOOL.fullmatch(kind):
             dropped.append(f"{path} ({kind})")
         else:
             message = f"Unsupported value: '{kind[:64]}' is not a tool that this server can run."

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -27,11 +25,15 @@ from shared.wire.responses import Deleted, Response, ResponseError
 GRACE_S = 5.0
 """What a foreground response may take longer than ``max_foreground_s``, until the front end ends it itself."""
 RECHECK_S = 5.0
+WITHDRAW_TRIES, WITHDRAW_WAIT_S = 60, 1.0
+MAX_NAMED = 20
+"""So many of the dropped parts of a request are named in the header."""
 
 log = structlog.get_logger()
 routes = web.RouteTableDef()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Response).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> web.Response:
@@ -45,7 +47,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     tenant, responses, hub = request[TENANT], app[RESPONSES], app[HUB]
     await check_context(accepted, tenant, responses, settings)
     new = prepare(accepted, Caller(tenant, hub.process, request[REQUEST_ID]), settings)
-    headers = {"x-respool-dropped": ", ".join(accepted.dropped)} if accepted.dropped else {}
+    headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
     with structlog.contextvars.bound_contextvars(response_id=new.id), hub.listen(new.id) as reader:
         submitting = spawn(app, submit(new, responses, settings))
         try:
@@ -63,6 +65,12 @@ async def create(request: web.Request) -> web.StreamResponse:
             if submitting.done() and submitting.exception():
                 spawn(app, _withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
             raise
+
+
+def _few(names: list[str]) -> str:
+    """*names* for a header: not more than fit into one."""
+    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return ", ".join([*names[:MAX_NAMED], *more])
 
 
 async def _stream_new(
@@ -128,24 +136,18 @@ async def _hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.
     """The creator of a foreground response has gone: end it, to free its slot and the backend."""
     await asyncio.wait([submitting])
     if submitting.exception() is None:
-        await _insist(app[CANCELLER].cancel(new.id, new.tenant))
+        await _withdraw(app, new)
 
 
 async def _withdraw(app: web.Application, new: NewResponse) -> None:
-    """Cancel a response whose submission was never confirmed, as soon as Redis is back."""
+    """Cancel a response that nobody waits for, as soon as Redis allows it."""
     for _ in range(WITHDRAW_TRIES):
-        if await _insist(app[CANCELLER].cancel(new.id, new.tenant)):
+        try:
+            await app[CANCELLER].cancel(new.id, new.tenant)
             return
+        except (StoreUnavailable, ApiError) as error:
+            log.warning("redis.unavailable", error=str(error))
         await asyncio.sleep(WITHDRAW_WAIT_S)
-
-
-async def _insist(cancelling: Coroutine[Any, Any, Any]) -> bool:
-    try:
-        await cancelling
-    except (StoreUnavailable, ApiError) as error:
-        log.warning("redis.unavailable", error=str(error))
-        return False
-    return True
 
 
 async def _find(request: web.Request) -> tuple[str, Snapshot]:
@@ -228,9 +230,5 @@ async def input_items(request: web.Request) -> web.StreamResponse:
     )  # fmt: skip
     if isinstance(chain, str):
         raise not_found(response_id)
-    items = [item for part in chain[:-1] for item in _items(part)]  # all but its own output
+    items = [item for part in chain[:-1] for item in _decode_items(part)]  # all but its own output
     return json_response(_encode(page_of(items, request)))
-
-
-_items = functools.partial(msgspec.json.decode, type=list[msgspec.Raw])
-WITHDRAW_TRIES, WITHDRAW_WAIT_S = 60, 1.0

@@ -141,3 +141,9 @@ async def test_what_was_left_out_is_named_in_a_header(client: openai.AsyncOpenAI
     answer = await client.responses.with_raw_response.create(model="echo", input="hi", tools=tools)
     assert answer.headers["x-respool-dropped"] == "tools[0] (web_search), tools[2] (namespace)"
     assert [tool.type for tool in answer.parse().tools] == ["function"]
+
+
+async def test_many_things_left_out_fit_into_the_header(client: openai.AsyncOpenAI) -> None:
+    tools: Any = [{"type": "web_search"}] * 1000
+    answer = await client.responses.with_raw_response.create(model="echo", input="hi", tools=tools)
+    assert answer.headers["x-respool-dropped"].endswith("tools[19] (web_search), and 980 more")

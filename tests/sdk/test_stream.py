@@ -58,7 +58,7 @@ async def test_events_come_while_the_backend_still_works(client: openai.AsyncOpe
     assert seen[-1].response.output_text == "Once upon a time."
 
 
-async def test_the_helper_builds_the_final_response(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+async def test_the_stream_manager_builds_the_final_response(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
     calls = [call_delta(0, call_id="call_a", name="get_time", arguments='{"city": "Oslo"}')]
     upstream.queue(reply("Wait.", reasoning=["Hmm."], calls=calls))
     tool: Any = {"type": "function", "name": "get_time", "parameters": {"type": "object"}, "strict": False}
@@ -106,7 +106,7 @@ async def _first(stream: Any, count: int) -> Any:
         yield await anext(stream)
 
 
-async def test_the_resume_helper_skips_what_is_known(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+async def test_the_stream_manager_skips_what_is_known(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
     gate = asyncio.Event()
     upstream.queue(*held_in_the_middle(gate))
     stream = await client.responses.create(model="tiny", input="hi", stream=True, background=True)
@@ -236,7 +236,7 @@ async def test_what_cannot_be_streamed(
     assert answer.json()["error"]["param"] == param
 
 
-async def test_the_synchronous_helper_resumes(
+async def test_the_synchronous_stream_manager_resumes(
     client: openai.AsyncOpenAI, service: ClusterThread, openai_sync_client: Callable[..., openai.OpenAI]
 ) -> None:
     created = await anext(

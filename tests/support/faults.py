@@ -1,0 +1,216 @@
+"""What the fault tests share: a backend that tells its calls apart by name, small verbs for a client, and the check of
+what is left in Redis when everything has ended.
+
+The last user text begins with the response's name: ``"r7 words=30 delay_ms=5"``.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+from redis.asyncio import Redis
+
+from fakes.upstream import DONE, Call, FakeUpstream, Script, Step, by_phrases, chunk, send, start, usage, wait
+from support.clients import RawClient, RawStream
+from support.schemas import Json
+
+PREFIX = "rs:{00}:"
+FOR_EVER = {f"{PREFIX}pack", f"{PREFIX}bell"}
+"""Keys without a lifetime that may be there when all has ended: the logs to pack, and the bell (at most one token)."""
+TERMINAL = {"completed", "incomplete", "failed", "cancelled"}
+WAIT_S = 20.0
+SHORT_LEASE = {"RESPOOL_LEASE_S": "1", "RESPOOL_RENEW_S": "0.3", "RESPOOL_REAP_S": "0.1"}
+BROKEN = (aiohttp.ClientError, ConnectionError)
+
+
+class NamedUpstream(FakeUpstream):
+    """Plays the scripts planned for a name in turn, then what the text's phrases say."""
+
+    def __init__(self) -> None:
+        super().__init__(self._respond)
+        self._plans: dict[str, deque[Script]] = {}
+
+    def plan(self, name: str, *scripts: Script) -> None:
+        self._plans.setdefault(name, deque()).extend(scripts)
+
+    def _respond(self, call: Call) -> Script:
+        plan = self._plans.get(name_of(call))
+        return plan.popleft() if plan else by_phrases(call)
+
+    def calls_of(self, name: str) -> list[Call]:
+        return [call for call in self.calls if name_of(call) == name]
+
+    async def arrived(self, name: str, count: int = 1, timeout_s: float = WAIT_S) -> Call:
+        """The *count*-th call of that name, as soon as it is there."""
+        async with asyncio.timeout(timeout_s), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.calls_of(name)) >= count)
+        return self.calls_of(name)[count - 1]
+
+    async def given_up(self, name: str, count: int = 1, timeout_s: float = WAIT_S) -> None:
+        """The client of that call went away before its end."""
+        call = await self.arrived(name, count, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await call.over.wait()
+        assert call.outcome == "disconnected", call.outcome
+
+
+def name_of(call: Call) -> str:
+    return call.last_user_text.partition(" ")[0]
+
+
+def words(*texts: str) -> list[Step]:
+    """The beginning of an answer; without texts only its headers."""
+    return [start(), *(send(chunk(text)) for text in texts)]
+
+
+def then(gate: asyncio.Event, *texts: str) -> list[Step]:
+    """Once *gate* is open, the rest of the answer and its end."""
+    rest = [chunk(text) for text in texts]
+    return [wait(gate), send(*rest, chunk(finish="stop"), chunk(usage=usage(9, 9)), DONE)]
+
+
+async def create(raw: RawClient, text: str, **fields: Any) -> Json:
+    """A background response unless told otherwise; it must be accepted."""
+    body = {"model": "tiny", "input": text, "background": True, **fields}
+    answer = await raw.post("/v1/responses", json=body)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+@contextlib.asynccontextmanager
+async def streaming(raw: RawClient, text: str, **fields: Any) -> AsyncIterator[RawStream]:
+    body = {"model": "tiny", "input": text, "stream": True, **fields}
+    async with raw.stream("POST", "/v1/responses", json=body) as stream:
+        assert stream.status == 200
+        yield stream
+
+
+async def read_until(stream: RawStream, kind: str, count: int = 1) -> list[Json]:
+    """Events up to the *count*-th one of that kind."""
+    seen: list[Json] = []
+    async with asyncio.timeout(WAIT_S):
+        async for event in stream.events():
+            seen.append(event)
+            count -= event["type"] == kind
+            if count == 0:
+                return seen
+    raise AssertionError(f"the stream ended without {kind}: {[event['type'] for event in seen]}")
+
+
+async def read_on(stream: RawStream) -> list[Json]:
+    """The events to the end, or to where the connection breaks."""
+    seen: list[Json] = []
+    with contextlib.suppress(*BROKEN):
+        async for event in stream.events():
+            seen.append(event)  # noqa: PERF401  # what came before the break is wanted
+    return seen
+
+
+async def resume(raw: RawClient, response_id: str, after: int | None) -> list[Json]:
+    """The events behind *after*, to the end."""
+    query = "" if after is None else f"&starting_after={after}"
+    async with raw.stream("GET", f"/v1/responses/{response_id}?stream=true{query}") as stream:
+        assert stream.status == 200, await stream.read()
+        return [event async for event in stream.events()]
+
+
+async def get(raw: RawClient, response_id: str) -> Json:
+    answer = await raw.get(f"/v1/responses/{response_id}")
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+async def ended(raw: RawClient, response_id: str, timeout_s: float = WAIT_S) -> Json:
+    """Poll, as clients do, until it has ended."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            response = await get(raw, response_id)
+            if response["status"] in TERMINAL:
+                return response
+            await asyncio.sleep(0.03)  # between two polls
+
+
+def text_of(response: Json) -> str:
+    parts = [part for item in response["output"] for part in item.get("content", [])]
+    return "".join(part.get("text", "") for part in parts)
+
+
+def numbers_of(events: Sequence[Json]) -> list[int]:
+    return [event["sequence_number"] for event in events]
+
+
+async def random_moment(chance: random.Random, longest_s: float) -> float:
+    """A moment that no signal announces: that is the point of it. Returns how long it was."""
+    waited_s = chance.uniform(0, longest_s)
+    await asyncio.sleep(waited_s)
+    return waited_s
+
+
+@contextlib.asynccontextmanager
+async def maxmemory(redis: Redis, *, used: bool = True) -> AsyncIterator[None]:
+    """Redis is at its limit meanwhile (unless not *used*, so that tests can say it of a parameter)."""
+    if used:
+        await redis.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        if used:
+            await redis.config_set("maxmemory", 0)
+
+
+async def check_left(redis: Redis) -> int:
+    """Everything has ended, and nothing is left that should not be. Returns how many responses there are."""
+    found: list[str] = []
+    keys = {key.decode() for key in await redis.keys()}
+    if lost := {key for key in keys if key.startswith("arq:") or key == f"{PREFIX}live" or f"{PREFIX}q:" in key}:
+        found.append(f"left behind: {sorted(lost)}")
+    found += [f"lives for ever: {key}" for key in sorted(keys - FOR_EVER) if await redis.ttl(key) == -1]
+    records = [key for key in keys if key.startswith(f"{PREFIX}r:")]
+    for key in records:
+        response_id = key.removeprefix(f"{PREFIX}r:")
+        record = {name.decode(): value.decode() for name, value in (await redis.hgetall(key)).items()}
+        if record["status"] not in TERMINAL:
+            found.append(f"{response_id} is {record['status']}")
+        elif json.loads(await redis.get(f"{PREFIX}o:{response_id}"))["status"] != record["status"]:
+            found.append(f"{response_id}: the object says otherwise than the record, {record['status']}")
+        if record["stream"] == "1":
+            found += [f"{response_id}: {line}" for line in await _check_log(redis, response_id, int(record["seq"]))]
+    assert not found, "\n".join(found)
+    return len(records)
+
+
+async def _check_log(redis: Redis, response_id: str, seq: int) -> list[str]:
+    """Numbers from 0 without a gap, and one terminal event, at the end."""
+    expected, kinds, found = 0, [], []
+    for _, entry in await redis.xrange(f"{PREFIX}e:{response_id}"):
+        for frame in entry[b"d"].split(b"\n\n")[:-1]:
+            event = json.loads(frame.partition(b"\ndata: ")[2])
+            if event["sequence_number"] != expected:
+                found.append(f"event {event['sequence_number']} where {expected} was due")
+            expected += 1
+            kinds.append(event["type"])
+    if expected != seq:
+        found.append(f"{expected} events are logged, the record says {seq}")
+    if [kind for kind in kinds if kind in ENDS] != kinds[-1:]:
+        found.append(f"terminal events: {kinds[-5:]}")
+    return found
+
+
+ENDS = {"response.completed", "response.incomplete", "response.failed"}
+
+
+class Watch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._since
