@@ -21,6 +21,8 @@ RECHECK_S = 5.0
 STORE_AWAY_S = 60.0
 """How long a stream is kept open while Redis is away; then it is cut, and the client resumes."""
 STORE_RETRY_S = 0.5
+AT_ONCE_BYTES = 16 << 10
+"""Up to asyncio's low-water mark a write never waits, so it is spared its timer."""
 
 log = structlog.get_logger()
 
@@ -131,6 +133,10 @@ class EventStream:
         await self._response.prepare(self._request)
 
     async def write(self, frames: bytes) -> None:
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size() + len(frames) < AT_ONCE_BYTES:
+            await self._response.write(frames)
+            return
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._response.write(frames)

@@ -47,6 +47,8 @@ class Reader:
         self._size = 0
         self._missed = False
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
 
     def put(self, heard: Heard) -> bool:
         """False when there was no room: the reader is sent back to the log."""
@@ -71,16 +73,37 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _arm(self) -> None:
+        """See that a timer runs out at the deadline or before. It stays while messages come: cheaper than one for each."""
+        if self._timer is not None and self._timer.when() > self._deadline:
+            self.close()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is not None:
+            if asyncio.get_running_loop().time() >= self._deadline:
+                self._wake()
+            else:
+                self._arm()
+
+    def close(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def next(self, timeout_s: float) -> Heard | None:
         """What was heard next; ``None`` when the log must be looked at (something was missed, or all was silent)."""
         if not self._heard and not self._missed:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
-            timer = loop.call_later(timeout_s, self._wake)
+            self._deadline = loop.time() + timeout_s
+            self._arm()
             try:
                 await self._waiter
             finally:
-                timer.cancel()
                 self._waiter = None
         if self._missed or not self._heard:
             self._missed = False
@@ -118,6 +141,7 @@ class Hub:
         try:
             yield reader
         finally:
+            reader.close()
             readers = self._readers[key]
             readers.discard(reader)
             if not readers:

@@ -83,10 +83,11 @@ class ResponseWorker(Worker):
             await self._unless_stopping(self._freed.wait())
             return
         try:
-            claimed = await self._claim(min(free, CLAIM_MAX))
+            wanted = min(free, CLAIM_MAX)
+            claimed = await self._claim(wanted)
             for each in claimed:
                 self._start(each)
-            if not claimed:
+            if len(claimed) < wanted:  # the lanes are empty, and the next submit rings
                 await self._unless_stopping(self._wait_for_bell())
         except (StoreUnavailable, RedisError, OSError, TypeError) as error:  # TypeError: cpython#136234
             log.warning("redis.unavailable", error=str(error))
