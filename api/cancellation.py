@@ -59,11 +59,11 @@ class Canceller:
         deadline = time.monotonic() + FOLLOW_S
         while (left_s := deadline - time.monotonic()) > 0:
             heard = await reader.next(left_s)
-            if heard is None or heard.kind in b"zs":
-                break
-        snapshot = await self._responses.read(response_id, "")
-        if snapshot is None or snapshot.status in TERMINAL:
-            return
+            if heard is not None and heard.kind not in b"zs":
+                continue
+            snapshot = await self._responses.read(response_id, "")
+            if snapshot is None or snapshot.status in TERMINAL:
+                return
         attempt = await self._responses.take_over(response_id, self._hub.process, self._settings.lease_s)
         if attempt is not None:
             await settle_from_log(self._responses, response_id, attempt, Ending("cancelled"), at=int(time.time()))

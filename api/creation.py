@@ -6,20 +6,31 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.items import check_pairing, complete
+from api.context import Context, check_window, conversation_locked, conversation_not_found, parent_not_found
+from api.idempotency import Once, reused
+from api.items import complete
 from api.validate import Accepted
 from shared.config import Settings
 from shared.core.emitter import Emitter
 from shared.core.frames import render_all
 from shared.core.responses import draft
-from shared.errors import InvalidRequest, Overloaded
-from shared.ids import ALPHABET, HOME_PARTITION, RANDOM_BYTES, is_response_id, partition_of, response_id
+from shared.core.tiers import HEAD_START_MS, lane_of
+from shared.errors import Overloaded
+from shared.ids import (
+    HOME_PARTITION,
+    RANDOM_BYTES,
+    base32,
+    is_conversation_id,
+    is_response_id,
+    partition_number,
+    response_id,
+)
 from shared.store.responses import NewResponse, Responses
-from shared.wire.items import Item
+from shared.wire.requests import Request
 
 _encode = msgspec.json.Encoder().encode
-_decode_items = msgspec.json.Decoder(list[Item]).decode
 FULL_RETRY_AFTER_S = 5
+NO_KEY = "", ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +40,16 @@ class Caller:
     tenant: str
     inbox: str
     request_id: str
+    once: Once | None = None
 
 
-def prepare(accepted: Accepted, caller: Caller, settings: Settings) -> NewResponse:
+def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Settings) -> NewResponse:
     """Everything that submit writes: ids given, the first frames rendered."""
     request = accepted.request
+    check_window(request, [*context.items, *accepted.items], settings)
     parent = request.previous_response_id or ""
-    partition = _number(partition_of(parent)) if parent else HOME_PARTITION
+    conversation = request.conversation.id if request.conversation else ""
+    partition = _partition(request)
     now = time.time()
     request.id = response_id(partition, os.urandom(RANDOM_BYTES))
     request.created_at = int(now)
@@ -50,7 +64,7 @@ def prepare(accepted: Accepted, caller: Caller, settings: Settings) -> NewRespon
     return NewResponse(
         id=request.id,
         tenant=caller.tenant,
-        lane="background" if request.background else "foreground",
+        lane=lane_of(background=request.background),
         inbox="" if request.background and not request.stream else caller.inbox,
         stream=request.stream,
         background=request.background,
@@ -60,16 +74,30 @@ def prepare(accepted: Accepted, caller: Caller, settings: Settings) -> NewRespon
         request_id=caller.request_id,
         request=_encode(request),
         object=body,
-        items=_encode(complete(accepted.items, request.id)),
+        items=_encode(complete(accepted.items, request.id, taken=context.taken)),
         created_ms=int(now * 1000),
         opening=render_all(opening),
         opening_count=len(opening),
         begin=render_all(emitter.take()),
+        head_start_ms=HEAD_START_MS[request.service_tier],
+        conversation=conversation,
+        read=context.read,
+        idempotency=(caller.once.key, caller.once.body) if caller.once else NO_KEY,
     )
 
 
-def _number(partition: str) -> int:
-    return ALPHABET.index(partition[0]) * len(ALPHABET) + ALPHABET.index(partition[1])
+def _partition(request: Request) -> int:
+    """Where a response lives: with its parent or conversation, if it has one."""
+    owner = request.previous_response_id or (request.conversation.id if request.conversation else "")
+    owned = is_response_id(owner) or is_conversation_id(owner)
+    return partition_number(owner) if owned else HOME_PARTITION
+
+
+async def recall(accepted: Accepted, caller: Caller, responses: Responses) -> str | None:
+    """The id of the response that an earlier call with the same Idempotency-Key has made."""
+    if caller.once is None:
+        return None
+    return await caller.once.recall(responses, base32(_partition(accepted.request), 2), caller.tenant)
 
 
 def _keep_s(accepted: Accepted, settings: Settings) -> int:
@@ -78,37 +106,19 @@ def _keep_s(accepted: Accepted, settings: Settings) -> int:
     return settings.unstored_background_s if accepted.request.background else settings.unstored_foreground_s
 
 
-async def check_context(accepted: Accepted, tenant: str, responses: Responses, settings: Settings) -> None:
-    """The parent exists for this tenant, and calls and outputs pair over the whole context."""
-    parent = accepted.request.previous_response_id
-    context: list[Item] = []
-    if parent is not None:
-        if not is_response_id(parent) or await responses.read(parent, tenant) is None:
-            raise parent_not_found(parent)
-        chain = await responses.chain(
-            parent, tenant, keep_s=settings.retention_s,
-            max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
-        )  # fmt: skip
-        if chain == "gone":
-            raise parent_not_found(parent)
-        if isinstance(chain, str):
-            message = "The chain of previous responses is too long for this server. Start a new one."
-            raise InvalidRequest(message, param="previous_response_id", code="context_length_exceeded")
-        for items in chain:
-            context += _decode_items(items)
-    check_pairing([*context, *accepted.items])
-
-
-def parent_not_found(parent: str | None) -> InvalidRequest:
-    message = f"Previous response with id '{parent}' not found."
-    return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
-
-
-async def submit(new: NewResponse, responses: Responses, settings: Settings) -> None:
-    """Queue it. Returns when it is accepted; raises ``Overloaded`` or ``InvalidRequest`` when it is not."""
+async def submit(new: NewResponse, responses: Responses, settings: Settings) -> bool:
+    """Queue it. True when it is accepted, false when its Idempotency-Key stands for another response meanwhile; raises
+    an ``ApiError`` when it is refused."""
     word = await responses.submit(new, max_queue=settings.max_queue, budget_s=settings.submit_budget_s)
     if word == "full":
         message = "The server is overloaded: too many responses are waiting. Please retry later."
         raise Overloaded(message, retry_after_s=FULL_RETRY_AFTER_S)
     if word == "parent":
         raise parent_not_found(new.parent)
+    if word == "conversation":
+        raise conversation_not_found(new.conversation, param="conversation")
+    if word == "locked":
+        raise conversation_locked()
+    if word == "reused":
+        raise reused()
+    return word == "ok"

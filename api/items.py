@@ -1,28 +1,32 @@
 """Input items: from the client's JSON to what is stored, and the pairing of calls and outputs."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Set
 from typing import Any
 
 import msgspec
 
+from api.content import check_parts
 from api.decoding import MAX_TEXT_CHARS, check_length, decode
 from shared.errors import InvalidRequest
 from shared.ids import ItemKind, item_id
 from shared.wire.items import (
+    CustomToolCall,
+    CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
-    InputFile,
     InputImage,
     InputText,
     Item,
+    ItemReference,
     Message,
-    MessagePart,
     OutputText,
     Reasoning,
 )
 
 MAX_CALL_ID_CHARS = 64
+MAX_NAME_CHARS = 128
+MAX_SEALED_CHARS = 20_971_520
 NULLS_DEPTH = 6
 """An item, its parts, their log probabilities: no deeper is a null taken for absent."""
 WELL_FORMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,6 +35,7 @@ WELL_FORMED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class _Peek(msgspec.Struct):
     type: str | None = None
     role: str | None = None
+    id: Any = None
 
 
 class _EasyMessage(Message, tag=False):
@@ -41,41 +46,72 @@ _peek = msgspec.json.Decoder(_Peek).decode
 _text = msgspec.json.Decoder(str).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _anything = msgspec.json.Decoder().decode
+_reference = msgspec.json.Decoder(ItemReference).decode
 _easy = msgspec.json.Decoder(_EasyMessage).decode
 _DECODERS: dict[str, Any] = {
     "message": msgspec.json.Decoder(Message).decode,
     "function_call": msgspec.json.Decoder(FunctionCall).decode,
     "function_call_output": msgspec.json.Decoder(FunctionCallOutput).decode,
+    "custom_tool_call": msgspec.json.Decoder(CustomToolCall).decode,
+    "custom_tool_call_output": msgspec.json.Decoder(CustomToolCallOutput).decode,
     "reasoning": msgspec.json.Decoder(Reasoning).decode,
 }
 _KINDS: dict[type[Item], ItemKind] = {
     Message: "msg",
     FunctionCall: "fc",
     FunctionCallOutput: "fco",
+    CustomToolCall: "ctc",
+    CustomToolCallOutput: "ctco",
     Reasoning: "rs",
 }
 
 
-def decode_items(raw: msgspec.Raw, max_items: int) -> list[Item]:
-    """``input`` as items: a string is one user message; parts are lists; ids and statuses are still as given."""
+def decode_input(raw: msgspec.Raw, max_items: int) -> tuple[list[Item], dict[int, str]]:
+    """``input`` as (its items, the ids of referenced ones by their place among all).
+
+    A string is one user message; parts are lists; ids and statuses are still as given.
+    """
     start = bytes(raw)[:1]
     if start == b'"':
         text = decode(_text, raw, "input")
         check_length(text, "input", MAX_TEXT_CHARS)
-        return [Message("user", [InputText(text)])]
+        return [Message("user", [InputText(text)])], {}
     if start != b"[":
         raise InvalidRequest("Invalid type for 'input': expected str or array.", param="input", code="invalid_type")
-    members = decode(_list, raw, "input")
-    if len(members) > max_items:
+    items: list[Item] = []
+    references: dict[int, str] = {}
+    for i, member in enumerate(_members(raw, "input", max_items)):
+        peek = decode(_peek, member, f"input[{i}]")
+        if peek.type == "item_reference" or (peek.type is None and peek.role is None and peek.id is not None):
+            references[i] = decode(_reference, member, f"input[{i}]").id
+        else:
+            items.append(_decode_item(member, peek, f"input[{i}]"))
+    return items, references
+
+
+def decode_items(raw: msgspec.Raw, path: str, max_items: int, min_items: int = 0) -> list[Item]:
+    """The array of items at *path*, where there are no references."""
+    members = _members(raw, path, max_items, min_items)
+    return [
+        _decode_item(member, decode(_peek, member, f"{path}[{i}]"), f"{path}[{i}]") for i, member in enumerate(members)
+    ]
+
+
+def _members(raw: msgspec.Raw, path: str, max_items: int, min_items: int = 0) -> list[msgspec.Raw]:
+    if bytes(raw)[:1] != b"[":
+        raise InvalidRequest(f"Invalid type for '{path}': expected array.", param=path, code="invalid_type")
+    members: list[msgspec.Raw] = decode(_list, raw, path)
+    if not min_items <= len(members) <= max_items:
+        size, word, limit = ("long", "most", max_items) if len(members) > max_items else ("short", "least", min_items)
+        side = "above_max" if size == "long" else "below_min"
         message = (
-            f"Invalid 'input': array too long. Expected at most {max_items} items, but got {len(members)} instead."
+            f"Invalid '{path}': array too {size}. Expected at {word} {limit} items, but got {len(members)} instead."
         )
-        raise InvalidRequest(message, param="input", code="array_above_max_length")
-    return [_decode_item(member, f"input[{i}]") for i, member in enumerate(members)]
+        raise InvalidRequest(message, param=path, code=f"array_{side}_length")
+    return members
 
 
-def _decode_item(raw: msgspec.Raw, path: str) -> Item:
-    peek = decode(_peek, raw, path)
+def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str) -> Item:
     if peek.type is None and peek.role is not None:
         easy: Message = _decode_tolerantly(_easy, raw, path)
         return _checked_message(Message(easy.role, easy.content, easy.id, easy.status, easy.phase), path)
@@ -91,11 +127,18 @@ def _decode_item(raw: msgspec.Raw, path: str) -> Item:
         return _checked_message(item, path)
     if isinstance(item, Reasoning):
         item.summary = item.summary or []
-    elif not 1 <= len(item.call_id) <= MAX_CALL_ID_CHARS:
+        check_length(item.encrypted_content, f"{path}.encrypted_content", MAX_SEALED_CHARS)
+        return item
+    if not 1 <= len(item.call_id) <= MAX_CALL_ID_CHARS:
         message = f"Invalid '{path}.call_id': expected 1 to {MAX_CALL_ID_CHARS} characters."
         raise InvalidRequest(message, param=f"{path}.call_id", code="invalid_value")
-    elif isinstance(item, FunctionCallOutput):
-        _check_parts(item.output, f"{path}.output")
+    if isinstance(item, FunctionCallOutput | CustomToolCallOutput):
+        check_parts(item.output, f"{path}.output")
+        return item
+    check_length(item.name, f"{path}.name", MAX_NAME_CHARS)
+    check_length(item.namespace, f"{path}.namespace", MAX_NAME_CHARS)
+    text, name = (item.arguments, "arguments") if isinstance(item, FunctionCall) else (item.input, "input")
+    check_length(text, f"{path}.{name}", MAX_TEXT_CHARS)
     return item
 
 
@@ -124,43 +167,21 @@ def _checked_message(item: Message, path: str) -> Message:
     if isinstance(item.content, str):
         check_length(item.content, f"{path}.content", MAX_TEXT_CHARS)
         item.content = [OutputText(item.content) if item.role == "assistant" else InputText(item.content)]
-    _check_parts(item.content, f"{path}.content")
+    check_parts(item.content, f"{path}.content")
     return item
 
 
-def _check_parts(parts: str | Sequence[MessagePart], path: str) -> None:
-    if isinstance(parts, str):
-        check_length(parts, path, MAX_TEXT_CHARS)
-        return
-    for i, part in enumerate(parts):
-        match part:
-            case InputText() | OutputText():
-                check_length(part.text, f"{path}[{i}].text", MAX_TEXT_CHARS)
-            case InputImage(file_id=str()):
-                raise _not_stored(f"{path}[{i}].file_id")
-            case InputImage(image_url=None):
-                message = f"Missing required parameter: '{path}[{i}].image_url'."
-                raise InvalidRequest(message, param=f"{path}[{i}].image_url", code="missing_required_parameter")
-            case InputFile(file_id=str()):
-                raise _not_stored(f"{path}[{i}].file_id")
-            case InputFile(file_url=str()):
-                raise _not_stored(f"{path}[{i}].file_url")
-            case InputFile(file_data=None):
-                message = f"Missing required parameter: '{path}[{i}].file_data'."
-                raise InvalidRequest(message, param=f"{path}[{i}].file_data", code="missing_required_parameter")
+def complete(items: Iterable[Item], owner_id: str, *, first: int = 0, taken: Set[str] = frozenset()) -> list[Item]:
+    """Give every item of a response or conversation an id and a status.
 
-
-def _not_stored(path: str) -> InvalidRequest:
-    message = f"Unsupported value: '{path}' cannot be used; send the content itself (image_url or file_data)."
-    return InvalidRequest(message, param=path, code="unsupported_value")
-
-
-def complete(items: Iterable[Item], response_id: str) -> list[Item]:
-    """Give every item of a response an id and a status; a client's own id is kept if it is well formed."""
+    Ids are numbered from *first*. A client's own id is kept if it is well formed and neither *taken* nor given twice.
+    """
     done = []
-    for number, item in enumerate(items):
-        if item.id is None or not WELL_FORMED.fullmatch(item.id):
-            item.id = item_id(_KINDS[type(item)], response_id, number)
+    seen = set(taken)
+    for number, item in enumerate(items, first):
+        if item.id is None or item.id in seen or not WELL_FORMED.fullmatch(item.id):
+            item.id = item_id(_KINDS[type(item)], owner_id, number)
+        seen.add(item.id)
         if item.status is None:
             item.status = "completed"
         if isinstance(item, Message) and isinstance(item.content, list):
@@ -178,9 +199,9 @@ def check_pairing(items: Iterable[Item]) -> None:
     """
     calls: dict[str, bool] = {}
     for item in items:
-        if isinstance(item, FunctionCall):
+        if isinstance(item, FunctionCall | CustomToolCall):
             calls[item.call_id] = item.status == "incomplete"
-        elif isinstance(item, FunctionCallOutput):
+        elif isinstance(item, FunctionCallOutput | CustomToolCallOutput):
             if item.call_id not in calls:
                 message = f"No tool call found for function call output with call_id {item.call_id}."
                 raise InvalidRequest(message, param="input")

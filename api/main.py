@@ -11,9 +11,10 @@ from aiohttp import web
 
 from api import middleware
 from api.resources import HUB, SETTINGS, STATE, State, open_store
-from api.routes import models, ops, responses
+from api.routes import conversations, docs, input_tokens, models, ops, responses
+from api.tokenizer import open_http
 from shared import logs
-from shared.config import Settings, check_exposure, load_settings, read_config
+from shared.config import Settings, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 
 EXIT_FAILURE = 1
@@ -28,7 +29,6 @@ log = structlog.get_logger()
 def main() -> int:
     try:
         settings = load_settings(os.environ, read_config(os.environ))
-        check_exposure(settings)
         if settings.redis_url is None:
             raise ConfigError(["REDIS_URL: a front end needs it; `respool up` starts an embedded Valkey itself"])
     except ConfigError as error:
@@ -52,10 +52,11 @@ def main() -> int:
 def build(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body_bytes, middlewares=[middleware.surround])
     app[SETTINGS], app[STATE] = settings, State()
-    app.cleanup_ctx.append(open_store)
+    app.cleanup_ctx.extend([open_store, open_http])
     app.on_response_prepare.append(middleware.on_prepare)
-    for table in (responses.routes, models.routes, ops.routes):
-        app.add_routes(table)
+    for module in (input_tokens, responses, conversations, models, ops, docs):
+        app.add_routes(module.routes)
+    docs.prepare(app)
     return app
 
 
@@ -71,7 +72,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEPALIVE_S,
+        app, handler_cancellation=True, auto_decompress=False, access_log=None, keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=settings.drain_s,
     )  # fmt: skip
     await runner.setup()
@@ -80,7 +81,7 @@ async def serve(settings: Settings) -> None:
     log.info("process.started", process=app[HUB].process, address=runner.addresses[0])
     await stopping.wait()
     log.info("process.draining")
-    app[STATE].draining = True
+    app[STATE].drain()
     ending = asyncio.create_task(runner.cleanup())
     hurry = asyncio.create_task(at_once.wait())
     await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)

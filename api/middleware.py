@@ -9,8 +9,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from api.auth import tenant_of
-from api.resources import SETTINGS
+from api.headers import given_request_id, given_tenant
+from api.resources import KEYRING, SETTINGS
 from shared.errors import ApiError, NotFound, Overloaded, StoreUnavailable, TooLarge
 from shared.wire.responses import ErrorBody, ErrorEnvelope
 
@@ -18,15 +18,18 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
 
-OPEN_PATHS = {"/health", "/healthz", "/ready"}
+OPEN_PATHS = {"/health", "/healthz", "/ready", "/openapi.json", "/docs"}
 """Served without a key and without a log line."""
 REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", str)
+KEY_NAME = web.RequestKey("key_name", str)
 STARTED = web.RequestKey("started", float)
 
 
 def error_response(status: int, body: ErrorBody, retry_after_s: int | None = None) -> web.Response:
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     payload = _encode(ErrorEnvelope(body))
     return web.Response(status=status, body=payload, content_type="application/json", headers=headers)
 
@@ -41,7 +44,7 @@ async def on_prepare(request: web.Request, response: web.StreamResponse) -> None
 
 @web.middleware
 async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[REQUEST_ID] = f"req_{secrets.token_hex(16)}"
+    request[REQUEST_ID] = given_request_id(request, request.app[SETTINGS]) or f"req_{secrets.token_hex(16)}"
     request[STARTED] = time.monotonic()
     if request.path in OPEN_PATHS:
         return await _answer(request, handler)
@@ -61,17 +64,25 @@ def _log_served(request: web.Request, status: int) -> None:
     fields = {"client_request_id": client_request_id} if client_request_id else {}
     if tenant := request.get(TENANT):
         fields["tenant_id"] = tenant
+    if name := request.get(KEY_NAME):
+        fields["key_name"] = name
     log.info(
         "request.served", method=request.method, path=request.path, status=status, duration_ms=duration_ms, **fields
     )
+
+
+async def _identify(request: web.Request) -> None:
+    """Find out for whom this is. A trusted proxy needs a key like everybody; then its header chooses the tenant."""
+    holder = await request.app[KEYRING].holder(request.headers.get("Authorization"))
+    request[KEY_NAME] = holder.name
+    request[TENANT] = given_tenant(request, request.app[SETTINGS]) or holder.tenant
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The handler's answer, or its error in the envelope."""
     try:
         if request.path not in OPEN_PATHS:
-            settings = request.app[SETTINGS]
-            request[TENANT] = tenant_of(request.headers.get("Authorization"), settings.keys)
+            await _identify(request)
         return await handler(request)
     except ApiError as error:
         return error_response(error.status, error.body(), error.retry_after_s)
@@ -82,6 +93,11 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPRequestEntityTooLarge:
         too_large = too_large_error(request.app[SETTINGS].max_body_bytes)
         return error_response(too_large.status, too_large.body())
+    except web.RequestPayloadError:
+        body = ErrorBody("The request body could not be read or decompressed.", "invalid_request_error", None, None)
+        answer = error_response(400, body)
+        answer.force_close()  # where the next request begins is not known
+        return answer
     except web.HTTPException as error:
         return _from_aiohttp(request, error)
     except (asyncio.CancelledError, ConnectionResetError):

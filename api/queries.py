@@ -1,14 +1,20 @@
 """Query parameters, checked by name."""
 
+import re
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 from aiohttp import web
 
 from shared.errors import InvalidRequest, NotFound
+from shared.wire.requests import Include
 from shared.wire.responses import ItemList
 
 MAX_NUMBER = 2**53
+MAX_WAIT_S = 60
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
+INCLUDES: tuple[str, ...] = get_args(Include)
 _TRUE, _FALSE = {"true", "1"}, {"false", "0", ""}
 
 
@@ -30,6 +36,24 @@ def starting_after_of(request: web.Request) -> int:
     """The number of the last event that the client has; -1 when it has none."""
     value = request.query.get("starting_after")
     return -1 if value is None else _integer("starting_after", value, 0, MAX_NUMBER)
+
+
+def wait_of(request: web.Request) -> float:
+    """``wait``: seconds to hold the answer until the status changes; 0 when it is not asked for."""
+    text = request.query.get("wait", "0")
+    if not _SECONDS.fullmatch(text) or float(text) > MAX_WAIT_S:
+        raise _invalid("wait", f"expected seconds from 0 to {MAX_WAIT_S}")
+    return float(text)
+
+
+def include_of(request: web.Request) -> list[str]:
+    """``include``: repeated, as ``include[]``, or as a comma list. Every value must be one that the API knows."""
+    given = [*request.query.getall("include", []), *request.query.getall("include[]", [])]
+    values = [value for each in given for value in each.split(",") if value]
+    for value in values:
+        if value not in INCLUDES:
+            raise _invalid("include", f"'{value[:80]}' is not one of {', '.join(INCLUDES)}")
+    return values
 
 
 def page_of(items: Sequence[msgspec.Raw], request: web.Request) -> ItemList:

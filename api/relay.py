@@ -110,6 +110,7 @@ class Follower:
         if self._hub.listeners(self._response_id) == 0:
             try:
                 await self._responses.leave(self._response_id, self._hub.process)
+                self._hub.miss(self._response_id)  # a reader that came meanwhile may have lost its inbox
             except StoreUnavailable:
                 log.info("redis.unavailable", response_id=self._response_id)
 

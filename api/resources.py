@@ -10,14 +10,18 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from api.auth import Keyring
 from api.cancellation import Canceller
-from shared.config import Settings
+from shared.config import Settings, check_exposure, is_loopback
 from shared.errors import RespoolError, StoreUnavailable
-from shared.hub import Hub
+from shared.hub import Hub, Reader
 from shared.ids import HOME_PARTITION, base32
 from shared.store.checks import require_fit
+from shared.store.conversations import Conversations
+from shared.store.ratios import Ratios
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
+from shared.store.tenants import Tenants
 
 TICK_S = 1.0
 LAST_WORDS_S = 5.0
@@ -31,11 +35,22 @@ class State:
     def __init__(self) -> None:
         self.draining = False
         self.spawned: set[asyncio.Task[Any]] = set()
+        self.polls: set[Reader] = set()
+        """Readers of long polls."""
+
+    def drain(self) -> None:
+        """Nobody is kept waiting who can as well ask somebody else."""
+        self.draining = True
+        for reader in self.polls:
+            reader.miss()
 
 
 STATE = web.AppKey("state", State)
 SETTINGS = web.AppKey("settings", Settings)
 RESPONSES = web.AppKey("responses", Responses)
+CONVERSATIONS = web.AppKey("conversations", Conversations)
+KEYRING = web.AppKey("keyring", Keyring)
+RATIOS = web.AppKey("ratios", Ratios)
 HUB = web.AppKey("hub", Hub)
 CANCELLER = web.AppKey("canceller", Canceller)
 
@@ -47,11 +62,16 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     name = f"f-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     client = connect(url)
     await require_fit(client)
-    app[RESPONSES] = responses = Responses(Store(client))
+    store = Store(client)
+    app[RESPONSES] = responses = Responses(store)
+    app[CONVERSATIONS] = Conversations(store)
+    app[RATIOS] = Ratios(store)
+    app[KEYRING] = keyring = Keyring(settings.keys, Tenants(store), loopback=is_loopback(settings.host))
+    check_exposure(settings, stored_keys=await keyring.refresh())
     async with Hub(url, name) as hub:
         app[HUB] = hub
         app[CANCELLER] = Canceller(responses, hub, settings)
-        tick = asyncio.create_task(_tick(responses, name, settings.lease_s), name="tick")
+        tick = asyncio.create_task(_tick(responses, keyring, name, settings.lease_s), name="tick")
         yield
         if tasks := set(app[STATE].spawned):
             await asyncio.wait(tasks, timeout=LAST_WORDS_S)
@@ -61,13 +81,16 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     log.info("process.stopped", process=name)
 
 
-async def _tick(responses: Responses, name: str, lease_s: float) -> None:
+async def _tick(responses: Responses, keyring: Keyring, name: str, lease_s: float) -> None:
     while True:
         try:
             await responses.tick(base32(HOME_PARTITION, 2), lease_s)
             await responses.beat(f"rs:f:{name}", {"pid": os.getpid()})
+            await keyring.refresh()
         except StoreUnavailable as error:
             log.warning("redis.unavailable", error=str(error))
+        except Exception:  # whatever Redis answered: the signs of life must go on
+            log.exception("tick.failed")
         await asyncio.sleep(TICK_S)
 
 

@@ -5,23 +5,26 @@ Source of codes and messages: the contract's error catalogue (section 1.5).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import msgspec
 
 from api.decoding import MAX_TEXT_CHARS, check_length, decode
-from api.items import decode_items
+from api.items import decode_input
+from api.prompts import Filled, fill_prompt
+from api.tools import check_choice, check_name, decode_tools
 from shared.config import Settings, find_model
+from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
-from shared.wire.items import AllowedTools, FunctionChoice, FunctionTool, Item, JsonSchemaFormat, Tool
+from shared.wire.conversations import ConversationRef
+from shared.wire.items import InputText, Item, JsonSchemaFormat, Message, Tool
 from shared.wire.requests import NULL, CreateBody, Request
-from shared.wire.responses import ReasoningEcho
+from shared.wire.responses import PromptCacheOptions, ReasoningEcho
 
 MAX_INT = 2**31 - 1
-MAX_TOOLS = 1024
-NAME = re.compile(r"[a-zA-Z0-9_-]+")
-RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MAX_INT64 = 2**63 - 1
+GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_output_tokens", 16, MAX_INT),
@@ -31,6 +34,9 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("top_p", 0, 1),
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
+    ("seed", -MAX_INT64, MAX_INT64),
+    ("top_k", -1, MAX_INT),
+    ("repetition_penalty", 0, 10),
 )
 LENGTHS: tuple[tuple[str, int], ...] = (
     ("instructions", MAX_TEXT_CHARS),
@@ -39,20 +45,12 @@ LENGTHS: tuple[tuple[str, int], ...] = (
     ("prompt_cache_key", 1024),
     ("user", 1024),
 )
-NOT_OFFERED = ("conversation", "prompt", "context_management", "moderation", "multi_agent")
-UNASKED_TOOL = re.compile(r"(web_search|namespace)[a-z0-9_]{0,48}")
-"""Hosted tools that clients send without being asked: left out, and said so in a header."""
+NOT_OFFERED = ("context_management", "moderation", "multi_agent")
 MAX_STOPS = 4
+KNOWN = frozenset(CreateBody.__struct_fields__)
 
 _decode_body = msgspec.json.Decoder(CreateBody).decode
-_decode_tool = msgspec.json.Decoder(FunctionTool).decode
-
-
-class _Kind(msgspec.Struct):
-    type: str
-
-
-_decode_kind = msgspec.json.Decoder(_Kind).decode
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +59,59 @@ class Accepted:
 
     request: Request
     items: list[Item]
+    references: dict[int, str] = field(default_factory=dict)
+    """Ids of items that stand in the input by reference, by their place in it; ``items`` is without them at first."""
     dropped: list[str] = field(default_factory=list)
     """Paths of what was accepted but cannot be honoured."""
 
 
-def accept(body: bytes, settings: Settings) -> Accepted:
-    """Decode and check a create call. *body* is at most ``max_body_bytes`` long."""
+def accept(body: bytes, settings: Settings, channel: str = "") -> Accepted:
+    """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*."""
     create = decode(_decode_body, body)
+    if settings.strict_parameters:
+        check_known(body, KNOWN)
     _check_numbers(create)
-    _check_metadata(create.metadata)
+    check_metadata(create.metadata)
     if isinstance(create.stop, list) and len(create.stop) > MAX_STOPS:
         message = (
             f"Invalid 'stop': array too long. Expected at most {MAX_STOPS} items, but got {len(create.stop)} instead."
         )
         raise InvalidRequest(message, param="stop", code="array_above_max_length")
     _check_offered(create)
+    filled = fill_prompt(create.prompt, settings.prompts_dir) if create.prompt is not None else None
+    if filled is not None:
+        create.model = create.model or filled.model
     if not create.model:
         raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
-    if find_model(settings.models, create.model) is None:
+    if find_model(settings.models, create.model, channel) is None:
         message = f"The requested model '{create.model}' does not exist."
         raise InvalidRequest(message, param="model", code="model_not_found")
+    conversation = _conversation(create.conversation)
     if create.previous_response_id is not None:
-        _check_id(create.previous_response_id)
-    if create.input == NULL and create.previous_response_id is None:
+        _check_id(create.previous_response_id, "previous_response_id")
+        if conversation is not None:
+            message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Send only one of them."
+            raise InvalidRequest(message, param="previous_response_id", code="mutually_exclusive_parameters")
+    if create.input == NULL and (create.previous_response_id, conversation, filled) == (None, None, None):
         raise InvalidRequest("Missing required parameter: 'input'.", param="input", code="missing_required_parameter")
-    tools, dropped = _tools(create.tools or ())
-    _check_choice(create, tools)
-    items = decode_items(create.input, settings.max_input_items) if create.input != NULL else []
-    return Accepted(_request(create, tools, len(items)), items, dropped)
+    tools, dropped = decode_tools(create.tools or ())
+    check_choice(create.tool_choice, tools)
+    if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
+        check_name(create.text.format.name, "text.format.name", 64)
+    items, references = decode_input(create.input, settings.max_input_items) if create.input != NULL else ([], {})
+    if filled is not None and filled.input:
+        items.insert(0, Message("user", [InputText(filled.input)]))
+        references = {place + 1: item_id for place, item_id in references.items()}
+    request = _request(create, tools, len(items) + len(references), filled)
+    request.conversation = conversation
+    request.channel = channel
+    return Accepted(request, items, references, dropped)
+
+
+def check_known(body: bytes, known: Collection[str]) -> None:
+    for name in decode(_decode_keys, body):
+        if name not in known:
+            raise InvalidRequest(f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter")
 
 
 def _check_numbers(create: CreateBody) -> None:
@@ -105,7 +128,7 @@ def _check_numbers(create: CreateBody) -> None:
         check_length(getattr(create, name), name, limit)
 
 
-def _check_metadata(metadata: dict[str, str] | None) -> None:
+def check_metadata(metadata: dict[str, str] | None) -> None:
     if not metadata:
         return
     if len(metadata) > 16:
@@ -119,70 +142,27 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
 def _check_offered(create: CreateBody) -> None:
     for name in NOT_OFFERED:
         if getattr(create, name) is not None:
-            raise _unsupported(name, f"Unsupported parameter: '{name}' is not offered by this server.")
-    if create.truncation == "auto":
-        raise _unsupported("truncation", "Unsupported value: 'truncation' can only be 'disabled' on this server.")
-    if create.stream_options is not None and create.stream_options.include_obfuscation:
-        path = "stream_options.include_obfuscation"
-        raise _unsupported(path, f"Unsupported value: '{path}' can only be false on this server.")
+            message = f"Unsupported parameter: '{name}' is not offered by this server."
+            raise InvalidRequest(message, param=name, code="unsupported_parameter")
 
 
-def _unsupported(param: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, param=param, code="unsupported_parameter")
-
-
-def _check_id(response_id: str) -> None:
-    if not RESPONSE_ID.fullmatch(response_id):
+def _check_id(given_id: str, path: str) -> None:
+    if not GIVEN_ID.fullmatch(given_id):
         message = (
-            f"Invalid 'previous_response_id': '{response_id[:80]}'. Expected an ID that contains letters, numbers, "
+            f"Invalid '{path}': '{given_id[:80]}'. Expected an ID that contains letters, numbers, "
             "underscores, or dashes, but this value contained additional characters."
         )
-        raise InvalidRequest(message, param="previous_response_id", code="invalid_value")
-
-
-def _tools(raw: Sequence[msgspec.Raw]) -> tuple[list[Tool], list[str]]:
-    if len(raw) > MAX_TOOLS:
-        message = f"Invalid 'tools': array too long. Expected at most {MAX_TOOLS} items, but got {len(raw)} instead."
-        raise InvalidRequest(message, param="tools", code="array_above_max_length")
-    tools: list[Tool] = []
-    dropped: list[str] = []
-    for i, each in enumerate(raw):
-        path = f"tools[{i}]"
-        kind = decode(_decode_kind, each, path).type
-        if kind == "function":
-            tool = decode(_decode_tool, each, path)
-            check_name(tool.name, f"{path}.name", 128)
-            tools.append(tool)
-        elif UNASKED_TOOL.fullmatch(kind):
-            dropped.append(f"{path} ({kind})")
-        else:
-            message = f"Unsupported value: '{kind[:64]}' is not a tool that this server can run."
-            raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
-    return tools, dropped
-
-
-def check_name(name: str, path: str, limit: int) -> None:
-    check_length(name, path, limit)
-    if not NAME.fullmatch(name):
-        message = f"Invalid '{path}': string does not match pattern. Expected a string that matches '^[a-zA-Z0-9_-]+$'."
         raise InvalidRequest(message, param=path, code="invalid_value")
 
 
-def _check_choice(create: CreateBody, tools: Sequence[Tool]) -> None:
-    choice, names = create.tool_choice, {tool.name for tool in tools}
-    if isinstance(choice, FunctionChoice) and choice.name not in names:
-        message = f"Tool choice '{choice.name[:128]}' not found in 'tools' parameter."
-        raise InvalidRequest(message, param="tool_choice", code="invalid_value")
-    if isinstance(choice, AllowedTools):
-        for i, allowed in enumerate(choice.tools):
-            if allowed.name not in names:
-                message = f"Tool choice '{allowed.name[:128]}' not found in 'tools' parameter."
-                raise InvalidRequest(message, param=f"tool_choice.tools[{i}]", code="invalid_value")
-    if choice == "required" and not tools:
-        message = "Tool choice 'required' must be specified with a non-empty 'tools' parameter."
-        raise InvalidRequest(message, param="tool_choice", code="invalid_value")
-    if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
-        check_name(create.text.format.name, "text.format.name", 64)
+def _conversation(given: str | ConversationRef | None) -> ConversationRef | None:
+    if isinstance(given, ConversationRef):
+        _check_id(given.id, "conversation.id")
+        return given
+    if given is None:
+        return None
+    _check_id(given, "conversation")
+    return ConversationRef(given)
 
 
 SAME = [
@@ -201,6 +181,7 @@ SAME = [
     "frequency_penalty",
     "parallel_tool_calls",
     "tool_choice",
+    "truncation",
     "metadata",
     "prompt_cache_key",
     "safety_identifier",
@@ -213,9 +194,12 @@ SAME = [
 """Kept under their own name; null means the default."""
 
 
-def _request(create: CreateBody, tools: list[Tool], items: int) -> Request:
+def _request(create: CreateBody, tools: list[Tool], items: int, filled: Filled | None) -> Request:
     given = {name: value for name in SAME if (value := getattr(create, name)) is not None}
-    text, reasoning = create.text, create.reasoning
+    text, reasoning, stream_options = create.text, create.reasoning, create.stream_options
+    retention, options = create.prompt_cache_retention, create.prompt_cache_options
+    if filled is not None and filled.instructions and create.instructions is None:
+        given["instructions"] = filled.instructions
     return Request(
         id="",
         created_at=0,
@@ -226,6 +210,11 @@ def _request(create: CreateBody, tools: list[Tool], items: int) -> Request:
         reasoning=ReasoningEcho(reasoning.effort, reasoning.summary or reasoning.generate_summary)
         if reasoning
         else None,
+        service_tier=tier_of(create.service_tier),
+        prompt=filled.echo if filled else None,
+        prompt_cache_retention="in_memory" if retention == "in-memory" else retention,
+        prompt_cache_options=PromptCacheOptions(options.mode or "implicit", options.ttl or "30m") if options else None,
+        obfuscate=bool(stream_options and stream_options.include_obfuscation),
         items=items,
         **given,
     )

@@ -9,8 +9,17 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.config import ModelRow, Settings, check_exposure, load_settings, read_config, without_password
-from shared.errors import ConfigError
+from shared.config import (
+    ModelRow,
+    Settings,
+    check_exposure,
+    load_settings,
+    needs_stored_keys,
+    read_config,
+    without_password,
+)
+from shared.errors import ConfigError, StoreUnavailable
+from shared.keys import stored_keys
 from shared.store.checks import inspect
 from shared.supervisor import valkey_binary
 
@@ -44,7 +53,8 @@ async def examine(environ: Mapping[str, str]) -> list[Row]:
     """All rows. Changes nothing, starts nothing."""
     try:
         settings = load_settings(environ, read_config(environ))
-        check_exposure(settings)
+        if needs_stored_keys(settings):
+            check_exposure(settings, stored_keys=await _stored_keys(settings))
     except ConfigError as error:
         return [Row("configuration", "error", problem) for problem in error.problems]
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
@@ -53,6 +63,13 @@ async def examine(environ: Mapping[str, str]) -> list[Row]:
         probes = [_backend(http, name, row) for name, row in settings.models.items()]
         redis, *backends = await asyncio.gather(_redis(settings), *probes)
     return [*rows, *redis, *(row for part in backends for row in part)]
+
+
+async def _stored_keys(settings: Settings) -> bool:
+    try:
+        return await stored_keys(settings)
+    except (ConfigError, StoreUnavailable):  # told in the row about Redis
+        return False
 
 
 async def _redis(settings: Settings) -> list[Row]:

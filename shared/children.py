@@ -23,7 +23,7 @@ log = structlog.get_logger()
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def _bound_to(parent: int) -> Callable[[], None] | None:
+def bound_to(parent: int) -> Callable[[], None] | None:
     """What a child does before exec: ask to be killed when *parent* dies. Runs after fork, so it does next to nothing."""
     libc = _libc
     if libc is None:
@@ -85,7 +85,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=self._inherited,
-            preexec_fn=_bound_to(os.getpid()),
+            preexec_fn=bound_to(os.getpid()),
         )
         if self._stopping.is_set():
             process.terminate()

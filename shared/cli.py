@@ -34,6 +34,11 @@ def _config(command: Command) -> Command:
     return click.option("--config", metavar="FILE", help="Configuration file; instead of RESPOOL_CONFIG.")(command)
 
 
+def _data(command: Command) -> Command:
+    text = "Folder of the embedded Valkey; instead of RESPOOL_DATA_DIR."
+    return click.option("--data", metavar="DIR", help=text)(command)
+
+
 def _address(command: Command) -> Command:
     command = click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; instead of PORT.")(command)
     return click.option("--host", help="Address to listen on; instead of HOST.")(command)
@@ -61,18 +66,17 @@ def _environ(**options: object) -> dict[str, str]:
 @cli.command()
 @_config
 @_address
-@click.option("--data", metavar="DIR", help="Folder of the embedded Valkey; instead of RESPOOL_DATA_DIR.")
+@_data
 @click.option("--api", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of front ends.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of workers.")
 def up(api: int, workers: int, **options: object) -> int:
     """Start everything: Redis (embedded, if none is given), front ends and workers."""
     from shared import logs
-    from shared.config import check_exposure, load_settings, read_config
+    from shared.config import load_settings, read_config
     from shared.supervisor import Supervisor
 
     environ = _environ(**options)
     settings = load_settings(environ, read_config(environ))
-    check_exposure(settings)
     logs.configure(settings.log_level, settings.log_format, room="up")
 
     async def supervise() -> int:
@@ -121,6 +125,33 @@ def check(as_json: bool, **options: object) -> int:
             state = click.style(f"{row.state:<11}", fg=colors.get(row.state, "red"))
             click.echo(f"{row.part:<{width}}  {state}  {row.message}")
     return exit_code(rows)
+
+
+@cli.command()
+@_config
+def prompts(**options: object) -> int:
+    """List the templates behind `prompt`: name, version, variables; and what is wrong with any."""
+    from pathlib import Path
+
+    from shared.config import load_settings, read_config
+    from shared.prompts import PromptUnreadable, list_prompts
+
+    environ = _environ(**options)
+    folder = load_settings(environ, read_config(environ)).prompts_dir
+    if folder is None:
+        raise ConfigError(["prompts_dir: is not set"])
+    try:
+        found = list(list_prompts(Path(folder)))
+    except OSError as error:
+        raise ConfigError([f"prompts_dir: {folder}: {error.strerror}"]) from error
+    for file, prompt in found:
+        if isinstance(prompt, PromptUnreadable):
+            click.echo(f"Error: {prompt}", err=True)
+            continue
+        version = f" version {prompt.version}" if prompt.version else ""
+        model = f" model {prompt.model}" if prompt.model else ""
+        click.echo(f"{prompt.name}{version}{model} ({file}) {' '.join(prompt.variables)}".rstrip())
+    return int(any(isinstance(prompt, PromptUnreadable) for _, prompt in found))
 
 
 def _with_client(url: str, key: str | None, use: "Callable[[Client], Coroutine[Any, Any, int]]") -> int:
@@ -219,6 +250,68 @@ def cancel(response_id: str, url: str, key: str | None) -> int:
         return 0
 
     return _with_client(url, key, use)
+
+
+@cli.group()
+def keys() -> None:
+    """The API keys that are kept in Redis. Those of the configuration file stand there."""
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option("--tenant", default="default", show_default=True, help="Whose responses it opens.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_config
+@_data
+def create_key(name: str, tenant: str, as_json: bool, **options: object) -> None:
+    """Make a key called NAME and print it, this once."""
+    from shared.keys import create
+
+    key = asyncio.run(create(_environ(**options), name, tenant))
+    if as_json:
+        click.echo(json.dumps({"name": name, "tenant": tenant, "key": key}))
+        return
+    click.echo(key)
+    click.echo(f"This is the key {name} of the tenant {tenant}. It cannot be shown again.", err=True)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_config
+@_data
+def list_keys(as_json: bool, **options: object) -> None:
+    """Show names, tenants, and when each key was made and last used; never a key."""
+    from datetime import UTC, datetime
+
+    from shared.keys import rows
+
+    found = asyncio.run(rows(_environ(**options)))
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in found], indent=2))
+        return
+    shown = [("NAME", "TENANT", "CREATED", "LAST USED")]
+    for row in found:
+        created, used = (
+            f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC" if at else "never" for at in (row.created, row.used)
+        )
+        shown.append((row.name, row.tenant, created, used))
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for cells in shown:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+@keys.command("revoke")
+@click.argument("name")
+@_config
+@_data
+def revoke_key(name: str, **options: object) -> None:
+    """Make the key called NAME worthless; front ends notice within 3 seconds."""
+    from shared.keys import revoke
+
+    last = asyncio.run(revoke(_environ(**options), name))
+    click.echo(f"revoked {name}", err=True)
+    if last:
+        click.echo("It was the last one: on loopback, everybody is served without a key now.", err=True)
 
 
 @cli.command()

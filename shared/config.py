@@ -25,6 +25,8 @@ MAX_MODEL_NAME = 256  # characters; no longer name is looked up
 Count = Annotated[int, Meta(ge=1)]
 WholeSeconds = Annotated[int, Meta(ge=1, le=3650 * DAY_S)]
 Seconds = Annotated[float, Meta(gt=0, le=365 * DAY_S)]
+CHANNEL = r"^[A-Za-z0-9_.-]{0,64}$"
+TENANT = r"^[A-Za-z0-9_.-]{1,64}$"
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 HeaderValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
@@ -51,9 +53,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key that clients may use. Only its hash is kept."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64, description="Shown in the logs instead of the key.")]
-    tenant: Annotated[
-        str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Keys of one tenant see the same responses.")
-    ]
+    tenant: Annotated[str, Meta(pattern=TENANT, description="Keys of one tenant see the same responses.")]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, 64 hexadecimal digits.")]
 
 
@@ -67,10 +67,21 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="Environment variable with the backend's key, or with `_FILE` its file.")
     ] = ""
     profile: Annotated[Profile, Meta(description="Name of the backend's list of quirks.")] = "generic"
+    context_tokens: Annotated[
+        int, Meta(ge=0, description="The model's context window; 0: unknown, then no request is refused or cut for it.")
+    ] = 0
     connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10
     first_byte_timeout_s: Annotated[Seconds, Meta(description="Seconds from the request to the first byte.")] = 300
     idle_timeout_s: Annotated[Seconds, Meta(description="Seconds without a byte in mid-answer; comments count.")] = 120
     headers: Annotated[dict[HeaderName, HeaderValue], Meta(description="Headers added to each request.")] = {}
+    channel: Annotated[
+        str,
+        Meta(pattern=CHANNEL, description="Group of backends that the header `X-Channel` chooses. Unset: without it."),
+    ] = ""
+    name: Annotated[
+        str,
+        Meta(max_length=256, description="The public name, if it is not the table's: two channels may share one."),
+    ] = ""
     created: Annotated[int, Meta(ge=0, description="Unix time shown by `GET /v1/models`.")] = 0
     owned_by: Annotated[str, Meta(description="Owner shown by `GET /v1/models`.")] = "respool"
     key: Secret | None = None
@@ -102,6 +113,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_context_bytes: Annotated[Count, Meta(description="Largest history of one response, bytes (32 MiB).")] = 32 * MIB
     max_chain_links: Annotated[Count, Meta(description="Longest chain of `previous_response_id`, responses.")] = 1000
     max_input_items: Annotated[Count, Meta(description="Most items in one request's `input`.")] = 20_000
+    strict_parameters: Annotated[
+        bool, Meta(description="Refuse keys of a create call that the API does not have, instead of ignoring them.")
+    ] = False
+    prompts_dir: Annotated[
+        str | None, Meta(description="Folder with the templates behind `prompt`. Unset: `prompt` is refused.")
+    ] = None
     max_queue: Annotated[Count, Meta(description="Most waiting responses; above it, creating one answers 503.")] = (
         10_000
     )
@@ -134,10 +151,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: Annotated[Seconds, Meta(description="Seconds after which a silent worker counts as dead.")] = 5.0
     renew_s: Annotated[Seconds, Meta(description="Seconds between two renewals; at most half of `lease_s`.")] = 1.5
     reap_s: Annotated[Seconds, Meta(description="Seconds between two looks for what dead workers left.")] = 0.5
+    legacy_usage: Annotated[
+        bool, Meta(description="Show usage also as `prompt_tokens`, `completion_tokens` and their details.")
+    ] = False
+    trust_request_id: Annotated[
+        bool, Meta(description="Take over a well-formed `X-Request-Id` instead of making an id.")
+    ] = False
+    trusted_proxies: Annotated[
+        str, Meta(description="Networks, by commas (`10.0.0.0/8, ::1`): `X-Tenant-Id` from there chooses the tenant.")
+    ] = ""
     keys: Annotated[tuple[ApiKey, ...], Meta(description="`[[keys]]`: the keys that clients may use.")] = ()
     models: Annotated[
         dict[str, ModelRow], Meta(description="`[models.NAME]`: the public models; `*` in a name matches anything.")
     ] = {}
+
+    @property
+    def context_keep_s(self) -> int:
+        """How long the context of a new response must live: its own retention counts from its end, not from now."""
+        return self.retention_s + self.max_queue_s + int(self.max_run_s)
 
     def __repr__(self) -> str:
         shown = {field: getattr(self, field) for field in self.__struct_fields__}
@@ -211,12 +242,26 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***{at}{place}" if at else place, query=""))
 
 
-def find_model(models: Mapping[str, ModelRow], name: str) -> ModelRow | None:
-    """The row for a public model name: the exact one, else that of the longest pattern that fits."""
-    if name in models:
-        return models[name]
-    fitting = [pattern for pattern in models if _fits(pattern, name)]
-    return models[max(fitting, key=len)] if fitting else None
+def find_model(models: Mapping[str, ModelRow], name: str, channel: str = "") -> ModelRow | None:
+    """The row for a public model name: the exact one, else that of the longest pattern that fits. Only rows of
+    *channel* count; the empty one has those without."""
+    row = models.get(name)
+    if row is not None and row.channel == channel and not row.name:
+        return row
+    offered = models_of(models, channel)
+    if name in offered:
+        return offered[name]
+    fitting = [pattern for pattern in offered if _fits(pattern, name)]
+    return offered[max(fitting, key=len)] if fitting else None
+
+
+def models_of(models: Mapping[str, ModelRow], channel: str = "") -> dict[str, ModelRow]:
+    """The rows of *channel* under their public names."""
+    return {row.name or name: row for name, row in models.items() if row.channel == channel}
+
+
+def channels_of(models: Mapping[str, ModelRow]) -> set[str]:
+    return {row.channel for row in models.values()} - {""}
 
 
 def _fits(pattern: str, name: str) -> bool:
@@ -234,15 +279,28 @@ def _fits(pattern: str, name: str) -> bool:
     return at <= end and name.endswith(last)
 
 
-def check_exposure(settings: Settings) -> None:
-    """Refuse to listen beyond loopback without keys (ConfigError)."""
+def is_loopback(host: str) -> bool:
     try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = settings.host == "localhost"
-    if not loopback and not settings.keys:
-        remedy = "add a [[keys]] table to the configuration file, or listen on 127.0.0.1"
+        return host == "localhost"
+
+
+def needs_stored_keys(settings: Settings) -> bool:
+    """Whether it may only be served if there are keys in Redis: it is beyond loopback, without keys in the file."""
+    return not is_loopback(settings.host) and not settings.keys
+
+
+def check_exposure(settings: Settings, *, stored_keys: bool = False) -> None:
+    """Refuse to listen beyond loopback without keys (ConfigError)."""
+    if needs_stored_keys(settings) and not stored_keys:
+        remedy = "make one with `respool keys create NAME`, add a [[keys]] table, or listen on 127.0.0.1"
         raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])
+
+
+def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """The networks of ``trusted_proxies``. Raises ``ValueError``."""
+    return [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def read_config(environ: Mapping[str, str]) -> bytes | None:
@@ -418,6 +476,13 @@ class _Loader:
             self.problems.append("REDIS_URL: must start with redis://host, rediss://host or unix:///path")
         if settings.renew_s * 2 > settings.lease_s:
             self.problems.append("renew_s: must be at most half of lease_s, so that one lost renewal does not matter")
+        try:
+            networks(settings.trusted_proxies)
+        except ValueError as error:
+            self.problems.append(f"trusted_proxies: {error}")
+        public = [(row.name or name, row.channel) for name, row in settings.models.items()]
+        for name, channel in sorted({each for each in public if public.count(each) > 1}):
+            self.problems.append(f"models: there are two rows for {name}{f' in channel {channel}' if channel else ''}")
         for name, row in settings.models.items():
             if _leads_back(row.base_url, settings):
                 self.problems.append(

@@ -6,6 +6,7 @@ RespoolError
 │   ├── Unauthorized         401  invalid_request_error / invalid_api_key
 │   ├── NotFound             404  invalid_request_error
 │   ├── TooLarge             413  invalid_request_error
+│   ├── UnsupportedMedia     415  invalid_request_error
 │   ├── IdempotencyReused    422  invalid_request_error / idempotency_key_reused
 │   ├── RateLimited          429  rate_limit_error / rate_limit_exceeded, with Retry-After
 │   └── Overloaded           503  service_unavailable_error / server_is_overloaded, with Retry-After
@@ -61,6 +62,11 @@ class NotFound(ApiError):
 
 class TooLarge(ApiError):
     status = 413
+    type = "invalid_request_error"
+
+
+class UnsupportedMedia(ApiError):
+    status = 415
     type = "invalid_request_error"
 
 

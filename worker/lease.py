@@ -64,11 +64,13 @@ class Leases:
                 log.warning("loop.lagged", lag_s=round(time.monotonic() - due, 3))
                 due = time.monotonic()
             try:
+                await self._renew()  # first: a sign of life that takes its time must not cost a lease
                 fields = {"held": len(self.held), "slots": self._settings.worker_slots}
                 await self._responses.beat(f"rs:w:{self._worker}", fields)
-                await self._renew()
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), held=len(self.held))
+            except Exception:  # whatever Redis answered: a worker that stopped renewing would lose all its runs
+                log.exception("lease.failed", held=len(self.held))
 
     async def _renew(self) -> None:
         held = [(response_id, run.attempt) for response_id, run in self.held.items()]
@@ -94,6 +96,9 @@ class Leases:
                     max_queue_s=settings.max_queue_s, max_crashes=MAX_CRASHES,
                 )  # fmt: skip
             except StoreUnavailable:
+                continue
+            except Exception:  # whatever Redis answered: the next look may fare better
+                log.exception("reaper.failed")
                 continue
             for reaped in found:
                 if reaped.what != "pack":

@@ -139,6 +139,13 @@ class ResponseWorker(Worker):
         drain_s = self._tools.settings.drain_s
         await asyncio.wait([at_once, everything], timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
         for run in list(self._runs):
+            if at_once.done() or not run.must_finish:
+                run.stop("drain")
+        must_finish = any(run.must_finish for run in self._runs) and not at_once.done()
+        await asyncio.wait(
+            [at_once, everything], timeout=None if must_finish else LAST_WORDS_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        for run in list(self._runs):
             run.stop("drain")
         await asyncio.wait([everything], timeout=LAST_WORDS_S)
         at_once.cancel()

@@ -16,6 +16,7 @@ from shared.errors import ConfigError, StoreUnavailable
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
 from shared.store.checks import require_fit
+from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
 from worker.backends.base import Backends
@@ -25,6 +26,7 @@ from worker.job import Tools
 from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
 from worker.outbox import Outbox
+from worker.ratios import Observer
 
 PARTITION = base32(HOME_PARTITION, 2)
 EXIT_CONFIG = 78
@@ -62,17 +64,20 @@ async def serve(settings: Settings, redis_url: str) -> None:
         blocking = connect(redis_url, connections=2, socket_timeout_s=BELL_S + SOCKET_TIMEOUT_S)
         stack.push_async_callback(blocking.aclose)
         await require_fit(client)
-        responses = Responses(Store(client))
+        store = Store(client)
+        responses, observer = Responses(store), Observer(Ratios(store))
         chat = await stack.enter_async_context(ChatBackend())
         outbox = await stack.enter_async_context(Outbox(responses, PARTITION))
         backends = Backends(settings.models, {"chat": chat, "echo": EchoBackend()})
         leases = Leases(responses, PARTITION, name, settings)
         await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
-        worker = ResponseWorker(Tools(responses, outbox, backends, settings), leases, blocking, PARTITION, name)
+        tools = Tools(responses, outbox, backends, settings, observer)
+        worker = ResponseWorker(tools, leases, blocking, PARTITION, name)
         tasks = [
             asyncio.create_task(leases.keep(), name="leases"),
             asyncio.create_task(leases.reap(), name="reaper"),
             asyncio.create_task(leases.pack(), name="packer"),
+            asyncio.create_task(observer.keep(), name="observer"),
         ]
         log.info("process.started", process=name, slots=settings.worker_slots)
         try:

@@ -3,8 +3,9 @@
 import msgspec
 from aiohttp import web
 
+from api.headers import given_channel
 from api.resources import SETTINGS
-from shared.config import ModelRow, find_model
+from shared.config import ModelRow, find_model, models_of
 from shared.errors import NotFound
 from shared.wire.responses import Model, ModelList
 
@@ -18,15 +19,16 @@ def _model(name: str, row: ModelRow) -> Model:
 
 @routes.get("/v1/models")
 async def list_models(request: web.Request) -> web.Response:
-    models = request.app[SETTINGS].models
+    settings = request.app[SETTINGS]
+    models = models_of(settings.models, given_channel(request, settings))
     named = [_model(name, row) for name, row in models.items() if "*" not in name]
     return web.Response(body=_encode(ModelList(named)), content_type="application/json")
 
 
 @routes.get("/v1/models/{model:.+}")
 async def read_model(request: web.Request) -> web.Response:
-    name = request.match_info["model"]
-    row = find_model(request.app[SETTINGS].models, name)
+    name, settings = request.match_info["model"], request.app[SETTINGS]
+    row = find_model(settings.models, name, given_channel(request, settings))
     if row is None or "*" in name:
         message = f"The model '{name[:256]}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")

@@ -2,34 +2,33 @@
 
 import asyncio
 import contextlib
-from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from api.creation import Caller, check_context, prepare, submit
+from api.bodies import read_body
+from api.context import read_context
+from api.creation import NO_KEY, Caller, prepare, recall, submit
+from api.headers import given_channel
+from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
-from api.queries import page_of, starting_after_of, streams
+from api.queries import page_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
-from api.resources import CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import accept
-from shared.core.emitter import Ending
+from api.waiting import ASK_AGAIN, hang_up, join, not_found, poll, progress_headers, wait_for_end, withdraw
 from shared.core.lifecycle import TERMINAL
-from shared.errors import ApiError, InvalidRequest, NotFound, StoreUnavailable
+from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
 from shared.ids import is_response_id
 from shared.store.responses import NewResponse, Snapshot
-from shared.wire.responses import Deleted, Response, ResponseError
+from shared.wire.requests import Request
+from shared.wire.responses import Deleted, Response
 
-GRACE_S = 5.0
-"""What a foreground response may take longer than ``max_foreground_s``, until the front end ends it itself."""
-RECHECK_S = 5.0
-WITHDRAW_TRIES, WITHDRAW_WAIT_S = 60, 1.0
 MAX_NAMED = 20
 """So many of the dropped parts of a request are named in the header."""
 
-log = structlog.get_logger()
 routes = web.RouteTableDef()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Response).decode
@@ -43,28 +42,67 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> web.Res
 @routes.post("/v1/responses")
 async def create(request: web.Request) -> web.StreamResponse:
     app, settings = request.app, request.app[SETTINGS]
-    accepted = accept(await request.read(), settings)
-    tenant, responses, hub = request[TENANT], app[RESPONSES], app[HUB]
-    await check_context(accepted, tenant, responses, settings)
-    new = prepare(accepted, Caller(tenant, hub.process, request[REQUEST_ID]), settings)
+    body = await read_body(request)
+    once = once_of(request, body)
+    accepted = accept(body, settings, given_channel(request, settings))
+    caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
-    with structlog.contextvars.bound_contextvars(response_id=new.id), hub.listen(new.id) as reader:
-        submitting = spawn(app, submit(new, responses, settings))
+    made = await recall(accepted, caller, app[RESPONSES])
+    if made is None:
         try:
-            await asyncio.shield(submitting)
+            context = await read_context(accepted, caller.tenant, app[RESPONSES], app[CONVERSATIONS], settings)
+        except ApiError:
+            made = await recall(accepted, caller, app[RESPONSES])  # perhaps another call with its key has changed it
+            if made is None:
+                raise
+        else:
+            answer = await _submit(request, prepare(accepted, context, caller, settings), headers)
+            if answer is not None:
+                return answer
+            made = await recall(accepted, caller, app[RESPONSES])
+    if made is None:
+        raise Overloaded("The response of this Idempotency-Key has just been deleted. Please retry.", retry_after_s=1)
+    return await _replay(request, accepted.request, made, headers | REPLAYED)
+
+
+async def _submit(request: web.Request, new: NewResponse, headers: dict[str, str]) -> web.StreamResponse | None:
+    """The answer to a new response; ``None`` when its Idempotency-Key stands for another one meanwhile."""
+    app, settings = request.app, request.app[SETTINGS]
+    once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
+    with structlog.contextvars.bound_contextvars(response_id=new.id), app[HUB].listen(new.id) as reader:
+        submitting = spawn(app, submit(new, app[RESPONSES], settings))
+        try:
+            if not await asyncio.shield(submitting):
+                return None
             if new.stream:
                 return await _stream_new(request, new, reader, headers)
             if new.background:
-                return json_response(new.object, headers)
-            return json_response(await _wait(request, new, reader), headers)
+                return json_response(new.object, headers | ASK_AGAIN)
+            return json_response(await wait_for_end(app, new.id, new.tenant, reader), headers)
         except (asyncio.CancelledError, ConnectionResetError):
-            if not new.background and settings.foreground_hangup == "cancel" and not app[STATE].draining:
-                spawn(app, _hang_up(app, new, submitting))
+            if not (once or new.background or settings.foreground_hangup == "continue" or app[STATE].draining):
+                spawn(app, hang_up(app, new, submitting))
             raise
         except StoreUnavailable:
-            if submitting.done() and submitting.exception():
-                spawn(app, _withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
+            if submitting.done() and submitting.exception() and not once:
+                spawn(app, withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
             raise
+
+
+async def _replay(
+    request: web.Request, asked: Request, response_id: str, headers: dict[str, str]
+) -> web.StreamResponse:
+    """The answer to a call that was made before: the same response, from its start, or as it is now."""
+    app, tenant = request.app, request[TENANT]
+    with structlog.contextvars.bound_contextvars(response_id=response_id):
+        if asked.stream:
+            return await _stream_from(request, response_id, -1, headers)
+        if not asked.background:
+            return json_response(await join(app, response_id, tenant), headers)
+        snapshot = await app[RESPONSES].read(response_id, tenant)
+        if snapshot is None:
+            raise not_found(response_id)
+        return json_response(_shown(snapshot), headers | progress_headers(snapshot))
 
 
 def _few(names: list[str]) -> str:
@@ -103,53 +141,6 @@ async def _relay(
             spawn(request.app, follower.leave())
 
 
-async def _wait(request: web.Request, new: NewResponse, reader: Reader) -> bytes:
-    """The object of a foreground response, once it has ended."""
-    app, settings = request.app, request.app[SETTINGS]
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + settings.max_foreground_s + GRACE_S
-    while True:
-        heard = await reader.next(max(0.0, min(RECHECK_S, deadline - loop.time())))
-        if heard is not None and heard.kind == b"s" and heard.blob:
-            return heard.blob
-        try:
-            if loop.time() >= deadline:
-                error = ResponseError(
-                    "server_error", "No worker took this response in time. Create it with background=true."
-                )
-                snapshot = await app[CANCELLER].cancel(new.id, new.tenant, Ending("failed", error=error))
-            else:
-                snapshot = await app[RESPONSES].read(new.id, new.tenant)
-        except StoreUnavailable as away:
-            if loop.time() >= deadline:
-                raise
-            log.warning("redis.unavailable", error=str(away))
-            await asyncio.sleep(0.5)
-            continue
-        if snapshot is None:
-            raise NotFound(f"Response with id '{new.id}' not found.")
-        if snapshot.status in TERMINAL:
-            return snapshot.object
-
-
-async def _hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.Task[Any]") -> None:
-    """The creator of a foreground response has gone: end it, to free its slot and the backend."""
-    await asyncio.wait([submitting])
-    if submitting.exception() is None:
-        await _withdraw(app, new)
-
-
-async def _withdraw(app: web.Application, new: NewResponse) -> None:
-    """Cancel a response that nobody waits for, as soon as Redis allows it."""
-    for _ in range(WITHDRAW_TRIES):
-        try:
-            await app[CANCELLER].cancel(new.id, new.tenant)
-            return
-        except (StoreUnavailable, ApiError) as error:
-            log.warning("redis.unavailable", error=str(error))
-        await asyncio.sleep(WITHDRAW_WAIT_S)
-
-
 async def _find(request: web.Request) -> tuple[str, Snapshot]:
     """The response that the path names, as far as this tenant can know of it."""
     response_id = request.match_info["response_id"]
@@ -158,10 +149,6 @@ async def _find(request: web.Request) -> tuple[str, Snapshot]:
         if snapshot is not None and snapshot.visible:
             return response_id, snapshot
     raise not_found(response_id)
-
-
-def not_found(response_id: str) -> NotFound:
-    return NotFound(f"Response with id '{response_id[:80]}' not found.")
 
 
 def _shown(snapshot: Snapshot) -> bytes:
@@ -173,18 +160,30 @@ def _shown(snapshot: Snapshot) -> bytes:
 
 @routes.get("/v1/responses/{response_id}")
 async def read(request: web.Request) -> web.StreamResponse:
-    streaming, after = streams(request), starting_after_of(request)
+    streaming, after, wait_s = streams(request), starting_after_of(request), wait_of(request)
     response_id, snapshot = await _find(request)
     if not streaming:
-        return json_response(_shown(snapshot))
+        if wait_s and snapshot.status not in TERMINAL:
+            now = await poll(request.app, response_id, request[TENANT], wait_s, since=snapshot.status)
+            if now is None:
+                raise not_found(response_id)
+            snapshot = now
+        return json_response(_shown(snapshot), progress_headers(snapshot))
     if not snapshot.stream:
         message = "This response cannot be streamed because it was not created with stream=true."
         raise InvalidRequest(message, param="stream", code="invalid_request_error")
+    return await _stream_from(request, response_id, after, {})
+
+
+async def _stream_from(
+    request: web.Request, response_id: str, after: int, headers: dict[str, str]
+) -> web.StreamResponse:
+    """The stream of a response that exists, behind event *after*."""
     app, settings = request.app, request.app[SETTINGS]
     with app[HUB].listen(response_id) as reader:
         stream = EventStream(request, settings.sse_write_timeout_s)
         follower = Follower(app[RESPONSES], app[HUB], response_id, request[TENANT], after, settings.sse_ping_s)
-        await stream.open({})
+        await stream.open(headers)
         return await _relay(request, stream, follower, reader, read_log=True)
 
 
@@ -225,8 +224,8 @@ async def input_items(request: web.Request) -> web.StreamResponse:
     if not snapshot.store and snapshot.status in TERMINAL and not snapshot.background:
         raise not_found(response_id)
     chain = await request.app[RESPONSES].chain(
-        response_id, request[TENANT], keep_s=0,
-        max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
+        response_id, request[TENANT], keep_s=0, max_links=settings.max_chain_links + 1,
+        max_bytes=settings.max_context_bytes + settings.max_body_bytes + settings.max_output_bytes,  # its own link, too
     )  # fmt: skip
     if isinstance(chain, str):
         raise not_found(response_id)

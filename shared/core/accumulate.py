@@ -13,6 +13,8 @@ from shared.wire.events import (
     ArgumentsDone,
     Completed,
     Created,
+    CustomInputDelta,
+    CustomInputDone,
     Event,
     Failed,
     Incomplete,
@@ -34,6 +36,7 @@ from shared.wire.events import (
     TextDone,
 )
 from shared.wire.items import (
+    CustomToolCall,
     FunctionCall,
     Logprob,
     MessagePart,
@@ -45,7 +48,7 @@ from shared.wire.items import (
 )
 from shared.wire.responses import Response
 
-PartKind = Literal["output_text", "refusal", "reasoning_text", "summary_text", "arguments"]
+PartKind = Literal["output_text", "refusal", "reasoning_text", "summary_text", "arguments", "input"]
 
 
 @dataclass(slots=True)
@@ -122,7 +125,7 @@ class Fold:
                 opened = self._find(event.output_index)
                 opened.pieces.append(event.delta)
                 opened.logprobs.extend(event.logprobs)
-            case ArgumentsDelta() | ReasoningTextDelta() | RefusalDelta() | SummaryTextDelta():
+            case ArgumentsDelta() | CustomInputDelta() | ReasoningTextDelta() | RefusalDelta() | SummaryTextDelta():
                 self._find(event.output_index).pieces.append(event.delta)
             case AnnotationAdded():
                 self._find(event.output_index).annotations.append(event.annotation)
@@ -132,7 +135,9 @@ class Fold:
                 self._find(event.output_index).start(_kind(event.part), event.content_index)
             case SummaryPartAdded():
                 self._find(event.output_index).start("summary_text", event.summary_index)
-            case TextDone() | RefusalDone() | ReasoningTextDone() | SummaryTextDone() | ArgumentsDone():
+            case TextDone() | RefusalDone() | ReasoningTextDone() | SummaryTextDone():
+                self._find(event.output_index).tell()
+            case ArgumentsDone() | CustomInputDone():
                 self._find(event.output_index).tell()
             case PartDone() | SummaryPartDone():
                 self._find(event.output_index).keep(event.part)
@@ -155,6 +160,8 @@ class Fold:
         self._open[event.output_index] = opened = OpenItem(event.output_index, event.item, item_id)
         if isinstance(event.item, FunctionCall):
             opened.start("arguments")
+        elif isinstance(event.item, CustomToolCall):
+            opened.start("input")
         self.next_item = item_number(item_id) + 1
 
     def _find(self, output_index: int) -> OpenItem:

@@ -18,6 +18,8 @@ from shared.wire.events import (
     ArgumentsDone,
     Completed,
     Created,
+    CustomInputDelta,
+    CustomInputDone,
     Event,
     Failed,
     Incomplete,
@@ -39,6 +41,7 @@ from shared.wire.events import (
     TextDone,
 )
 from shared.wire.items import (
+    CustomToolCall,
     FunctionCall,
     ItemStatus,
     Logprob,
@@ -57,6 +60,8 @@ ITEM_SIZE_BYTES = 160
 LOGPROB_SIZE_BYTES = 64
 MAX_CALL_ID_CHARS = 64
 """The API's own limit: a longer id could not be sent back."""
+PADDED_CHARS = 16
+"""Obfuscated deltas are filled up to a multiple of this."""
 
 _LAST: dict[Status, type[Completed | Incomplete | Failed]] = {
     "completed": Completed,
@@ -92,6 +97,7 @@ class Emitter:
         "_ended",
         "_events",
         "_next_item",
+        "_obfuscate",
         "_open",
         "_response",
         "_streaming",
@@ -99,17 +105,26 @@ class Emitter:
         "size_bytes",
     )
 
-    def __init__(self, response: Response, *, number: int = 0, next_item: int = 0, streaming: bool = True) -> None:
+    def __init__(
+        self,
+        response: Response,
+        *,
+        number: int = 0,
+        next_item: int = 0,
+        streaming: bool = True,
+        obfuscate: bool = False,
+    ) -> None:
         """*response* is owned and changed from now on: its ``output`` gets each item when it is closed.
 
         *next_item* is the number in the next item's id. Without *streaming* there are no events and no numbers, only
-        the `Response`.
+        the `Response`. With *obfuscate* every delta says padding, too.
         """
         self.number = number
         self.size_bytes = 0
         self._response = response
         self._next_item = next_item
         self._streaming = streaming
+        self._obfuscate = obfuscate
         self._events: list[Event] = []
         self._open: OpenItem | None = None
         self._call_ids: set[str] = set()
@@ -126,7 +141,7 @@ class Emitter:
             emitter._open = opened
             items.append(opened.item)
             emitter.size_bytes += sum(_size_bytes(piece) for piece in opened.pieces)
-        emitter._call_ids = {item.call_id for item in items if isinstance(item, FunctionCall)}
+        emitter._call_ids = {item.call_id for item in items if isinstance(item, FunctionCall | CustomToolCall)}
         emitter.size_bytes += len(msgspec.json.encode(items))
         return emitter
 
@@ -152,9 +167,9 @@ class Emitter:
             opened.logprobs.extend(logprobs)
             self.size_bytes += LOGPROB_SIZE_BYTES * sum(1 + len(one.top_logprobs) for one in logprobs)
         if self._streaming:
-            self._events.append(
-                TextDelta(self.number, opened.item_id, opened.index, opened.part_index, delta, [*logprobs])
-            )
+            padding = self._padding(delta) if self._obfuscate else msgspec.UNSET
+            where = self.number, opened.item_id, opened.index, opened.part_index
+            self._events.append(TextDelta(*where, delta, [*logprobs], padding))
             self.number += 1
 
     def refusal(self, delta: str) -> None:
@@ -179,28 +194,46 @@ class Emitter:
         where = opened.item_id, opened.index, opened.part_index
         self._add(AnnotationAdded, *where, len(opened.annotations) - 1, annotation)
 
-    def call(self, name: str, call_id: str | None) -> int:
+    def call(self, name: str, call_id: str | None, namespace: str | None = None) -> int:
         """Open a call and answer its handle (its ``output_index``). An unusable or known *call_id* is replaced."""
-        self._close_item("completed")
-        made = item_id("fc", self._response.id, self._next_item)
-        if not call_id or len(call_id) > MAX_CALL_ID_CHARS or call_id in self._call_ids:
-            call_id = f"call_{made.removeprefix('fc_')}"
-        self._call_ids.add(call_id)
-        self.size_bytes += len(name)
-        opened = self._open_item(FunctionCall(call_id, name, "", made, "in_progress"), made)
+        made, call_id = self._prepare_call("fc", name, call_id)
+        opened = self._open_item(FunctionCall(call_id, name, "", made, "in_progress", namespace), made)
         opened.start("arguments")
         return opened.index
 
+    def custom_call(self, name: str, call_id: str | None, namespace: str | None = None) -> int:
+        """The same for a custom tool; `custom_input` feeds it."""
+        made, call_id = self._prepare_call("ctc", name, call_id)
+        opened = self._open_item(CustomToolCall(call_id, name, "", made, "in_progress", namespace), made)
+        opened.start("input")
+        return opened.index
+
+    def _prepare_call(self, kind: Literal["fc", "ctc"], name: str, call_id: str | None) -> tuple[str, str]:
+        """(the new item's id, the call's id)."""
+        self._close_item("completed")
+        made = item_id(kind, self._response.id, self._next_item)
+        if not call_id or len(call_id) > MAX_CALL_ID_CHARS or call_id in self._call_ids:
+            call_id = f"call_{made.partition('_')[2]}"
+        self._call_ids.add(call_id)
+        self.size_bytes += len(name)
+        return made, call_id
+
     def is_open(self, handle: int) -> bool:
-        """Whether the call behind *handle* still takes arguments."""
+        """Whether the call behind *handle* still takes arguments, or input."""
         opened = self._open
-        return opened is not None and opened.index == handle and opened.part == "arguments"
+        return opened is not None and opened.index == handle and opened.part in ("arguments", "input")
 
     def arguments(self, handle: int, fragment: str) -> None:
         """Raises ``ValueError`` when that call is no longer open."""
         if not self.is_open(handle):
             raise ValueError(f"call {handle} is not open")
         self._grow("arguments", ArgumentsDelta, fragment)
+
+    def custom_input(self, handle: int, fragment: str) -> None:
+        """The same for the input of a custom tool."""
+        if not self.is_open(handle):
+            raise ValueError(f"call {handle} is not open")
+        self._grow("input", CustomInputDelta, fragment)
 
     def end(self, ending: Ending, *, at: int) -> Response:
         """Close what is open and end the response; *at* is Unix seconds. A second end raises ``ValueError``."""
@@ -240,10 +273,14 @@ class Emitter:
             opened = self._open_part(kind)
         opened.pieces.append(delta)
         self.size_bytes += _size_bytes(delta)
-        where = (
-            (opened.item_id, opened.index) if kind == "arguments" else (opened.item_id, opened.index, opened.part_index)
-        )
-        self._add(delta_kind, *where, delta)
+        where: tuple[str | int, ...] = (opened.item_id, opened.index)
+        if kind not in ("arguments", "input"):
+            where = (*where, opened.part_index)
+        self._add(delta_kind, *where, delta, self._padding(delta) if self._obfuscate else msgspec.UNSET)
+
+    def _padding(self, delta: str) -> str:
+        """Always the same for a delta, so that a packed log can be made again."""
+        return "x" * (-len(delta) % PADDED_CHARS)
 
     def _open_part(self, kind: PartKind) -> OpenItem:
         """Close what does not fit, open an item for the part if need be, then the part."""
@@ -316,6 +353,11 @@ class Emitter:
         item: OutputItem
         if isinstance(opened.item, FunctionCall):
             item = self._close_call(opened, opened.item, status)
+        elif isinstance(opened.item, CustomToolCall):
+            text = "".join(opened.pieces)
+            if opened.part:
+                self._add(CustomInputDone, opened.item_id, opened.index, text)
+            item = msgspec.structs.replace(opened.item, input=text, status=status)
         elif isinstance(opened.item, Message):
             self._close_part(opened)
             item = msgspec.structs.replace(opened.item, content=opened.content, status=status)

@@ -18,6 +18,7 @@ from shared.wire.events import (
     ArgumentsDelta,
     Completed,
     Created,
+    CustomInputDelta,
     Event,
     Failed,
     Incomplete,
@@ -29,7 +30,7 @@ from shared.wire.events import (
     SummaryTextDelta,
     TextDelta,
 )
-from shared.wire.items import FunctionCall, Logprob
+from shared.wire.items import CustomToolCall, FunctionCall, Logprob
 from shared.wire.responses import Response
 
 TOLD, FRAMES = b"E", b"F"
@@ -42,6 +43,7 @@ class _Told(msgspec.Struct, array_like=True):
     response: Response
     first_item: int
     steps: list[tuple[str, list[Any]]]
+    obfuscate: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -51,6 +53,7 @@ _DELTAS: dict[type[Event], str] = {
     ReasoningTextDelta: "reasoning",
     SummaryTextDelta: "summary",
     ArgumentsDelta: "arguments",
+    CustomInputDelta: "custom_input",
 }
 
 
@@ -71,7 +74,7 @@ def unpack(packed: bytes) -> bytes:
     if packed[:1] == FRAMES:
         return data
     told = _decode_told(data)
-    emitter = Emitter(told.response, next_item=told.first_item)
+    emitter = Emitter(told.response, next_item=told.first_item, obfuscate=told.obfuscate)
     handle = -1
     for kind, arguments in told.steps:
         match kind:
@@ -86,9 +89,12 @@ def unpack(packed: bytes) -> bytes:
                     grow(delta)
             case "call":
                 handle = emitter.call(*arguments)
-            case "arguments":
+            case "custom_call":
+                handle = emitter.custom_call(*arguments)
+            case "arguments" | "custom_input":
+                feed = getattr(emitter, kind)
                 for delta in arguments:
-                    emitter.arguments(handle, delta)
+                    feed(handle, delta)
             case "annotation":
                 emitter.annotation(msgspec.Raw(arguments[0].encode()))
             case "end":
@@ -106,6 +112,7 @@ def _told(events: list[Event]) -> _Told:
     told = _Told(created.response, 0, [("created", [])])
     for event in events[1:]:
         _tell(told, event)
+        told.obfuscate = told.obfuscate or isinstance(getattr(event, "obfuscation", None), str)
     return told
 
 
@@ -116,13 +123,15 @@ def _tell(told: _Told, event: Event) -> None:
             steps.append(("logprobs", [event.delta, event.logprobs]))
         case TextDelta():
             _extend(steps, "text", event.delta)
-        case RefusalDelta() | ReasoningTextDelta() | SummaryTextDelta() | ArgumentsDelta():
+        case RefusalDelta() | ReasoningTextDelta() | SummaryTextDelta() | ArgumentsDelta() | CustomInputDelta():
             _extend(steps, _DELTAS[type(event)], event.delta)
         case ItemAdded():
             if event.output_index == 0:
                 told.first_item = item_number(event.item.id or "")
             if isinstance(event.item, FunctionCall):
-                steps.append(("call", [event.item.name, event.item.call_id]))
+                steps.append(("call", _opening(event.item)))
+            elif isinstance(event.item, CustomToolCall):
+                steps.append(("custom_call", _opening(event.item)))
         case AnnotationAdded():
             steps.append(("annotation", [bytes(event.annotation).decode()]))
         case Queued():
@@ -134,6 +143,10 @@ def _tell(told: _Told, event: Event) -> None:
             reason = response.incomplete_details.reason if response.incomplete_details else None
             ending = Ending(response.status, response.usage, reason, response.error)  # type: ignore[arg-type]  # a last event's response has ended
             steps.append(("end", [ending, response.completed_at or 0]))
+
+
+def _opening(call: FunctionCall | CustomToolCall) -> list[str]:
+    return [call.name, call.call_id, *([call.namespace] if call.namespace is not None else [])]
 
 
 def _extend(steps: list[tuple[str, list[Any]]], kind: str, delta: str) -> None:

@@ -7,13 +7,23 @@ r:<id>             hash    the record: status, attempt, owner, seq, shown, cance
 q:<id>             string  the validated request, JSON                                  until the end
 o:<id>             string  the Response, JSON; the record's status overrules its own    keep_s after the end
 b:<id>             hash    parent, refs, deleted, input and output items (JSON arrays)  keep_s, or longer
+                           and what was read of a conversation: its id, two numbers
 e:<id>             stream  event batches, entry id <last number + 1>-0                  keep_s after the end
                    string  the same, packed (``shared/core/packing.py``)                as before
+c:<conversation>   hash    record: metadata, next item number, size, refs, lock ...    retention_s, not while
+                                                                                       a response holds it
+ci:<conversation>  list    its items: batches (JSON arrays) in order, only ever added  as its record
+cd:<conversation>  zset    ids of deleted items -> order of deletion                   as its record
+cm:<call>          string  items were added by this call (it may be repeated)          10 s
 live               zset    unsettled responses -> Redis ms at which to look             -
 pack               zset    ended streams -> Redis ms at which to pack the log           -
 tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
 bell               list    at most one wake token                                       -
+ratios             hash    model -> bytes and tokens of inputs, as backends counted     30 days
 claimed:<worker>   hash    the last claim's answer                                      10 s
+idem:<tenant>:<h>  string  Idempotency-Key (hashed) -> id, hash of the body             1 day
+keys               hash    name of an API key -> its sha256                             -
+k:<sha256>         hash    an API key: name, tenant, created, used                      -
 =================  ======  ==========================================================  =====================
 
 Besides: ``arq:queue:{pp}:<lane>`` and ``arq:job:{pp}:<id>`` in arq's layout, ``rs:w:<worker>`` and ``rs:f:<front end>``
@@ -42,8 +52,9 @@ HEARTBEAT_S = 10
 FIRST_RETRY_S = 0.05
 
 Script = Literal[
-    "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
-    "tick", "watch",
+    "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
+    "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
+    "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn",
 ]  # fmt: skip
 Argument = str | bytes | int | float
 Result = TypeVar("Result")

@@ -8,6 +8,7 @@ from typing import Literal, cast
 import msgspec
 
 from shared.core.frames import cut
+from shared.core.history import without
 from shared.core.packing import unpack
 from shared.ids import partition_of
 from shared.store.redis import HEARTBEAT_S, Store, within
@@ -43,9 +44,16 @@ class NewResponse:
     opening: bytes = b""
     opening_count: int = 0
     begin: bytes = b""
+    head_start_ms: int = 0
+    """It queues as if it had come so much earlier."""
+    conversation: str = ""
+    read: tuple[int, int] = (0, 0)
+    """How many batches and deleted items of the conversation were read, when its context was checked."""
+    idempotency: tuple[str, str] = ("", "")
+    """Hashes of the Idempotency-Key and of the body."""
 
 
-Submitted = Literal["ok", "full", "parent"]
+Submitted = Literal["ok", "full", "parent", "conversation", "locked", "made", "reused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class Snapshot:
     shown: bool
     attempt: int
     object: bytes
+    place: int | None = None
+    """In its queue, from 0; ``None`` unless it waits there for its first run."""
 
     @property
     def visible(self) -> bool:
@@ -135,7 +145,8 @@ class Responses:
         frames = (new.opening, new.opening_count, new.begin)
         answer = await self._store.call(
             "submit", partition, new.id, new.tenant, new.lane, new.inbox, *flags, new.request_id,
-            new.request, new.object, new.items, _JOB.encode(job), *frames, budget_s=budget_s,
+            new.request, new.object, new.items, _JOB.encode(job), *frames, new.conversation, *new.read, new.head_start_ms,
+            *new.idempotency, budget_s=budget_s,
         )  # fmt: skip
         return cast(Submitted, answer[0].decode())
 
@@ -143,9 +154,17 @@ class Responses:
         row = await self._store.call("read", partition_of(response_id), response_id, tenant)
         if not row:
             return None
-        status, seq, stream, background, store, shown, attempt, body = row
+        status, seq, stream, background, store, shown, attempt, body, place = row
         flags = stream == b"1", background == b"1", store == b"1", shown == b"1"
-        return Snapshot(_status(status), int(seq), *flags, int(attempt), body or b"")
+        return Snapshot(_status(status), int(seq), *flags, int(attempt), body or b"", place)
+
+    async def attend(self, response_id: str, tenant: str, inbox: str) -> None:
+        """*inbox* hears when the status changes. To be called before the status is read, so that nothing is missed."""
+        await self._store.call("attend", partition_of(response_id), response_id, tenant, inbox)
+
+    async def recall(self, partition: str, tenant: str, key: str, body: str) -> str:
+        """What an Idempotency-Key stands for: see ``recall.lua``."""
+        return str((await self._store.call("recall", partition, tenant, key, body)).decode())
 
     async def watch(self, response_id: str, tenant: str, inbox: str, after: int) -> Page | None:
         """The log behind event *after* (-1: all of it). A non-empty *inbox* hears of what comes, unless it has ended."""
@@ -187,10 +206,19 @@ class Responses:
     async def chain(
         self, response_id: str, tenant: str, *, keep_s: int, max_links: int, max_bytes: int
     ) -> list[bytes] | Literal["gone", "long"]:
-        """JSON arrays of items, oldest first, input and output by turns, *response_id*'s own included."""
+        """JSON arrays of items, oldest first: what the oldest link read of a conversation, if it is in one, then input
+        and output by turns, *response_id*'s own included."""
         args = response_id, tenant, keep_s, max_links, max_bytes
         answer = await self._store.call("chain", partition_of(response_id), *args)
-        return answer[1:] if answer[0] == b"ok" else cast(Literal["gone", "long"], answer[0].decode())
+        if answer[0] != b"ok":
+            return cast(Literal["gone", "long"], answer[0].decode())
+        _, deleted, batches, *turns = answer
+        return [*without(batches, [each.decode() for each in deleted]), *turns]
+
+    async def items_of(self, response_id: str, tenant: str) -> list[bytes]:
+        """Input and output of one stored response, JSON arrays; empty when this tenant has no such response."""
+        answer: list[bytes] = await self._store.call("block", partition_of(response_id), response_id, tenant)
+        return answer
 
     async def claim(
         self, partition: str, worker: str, call: int, *, slots: int, lease_s: float, lanes: Sequence[Lane]

@@ -5,6 +5,9 @@ import msgspec
 from shared.wire.items import ContentPart, Logprob, OutputItem, SummaryText
 from shared.wire.responses import Response
 
+Padding = str | msgspec.UnsetType
+"""Of ``stream_options.include_obfuscation``: hides how long a delta is."""
+
 
 class _Event(msgspec.Struct, tag_field="type", gc=False):
     sequence_number: int
@@ -66,6 +69,7 @@ class TextDelta(_Event, tag="response.output_text.delta"):
     content_index: int
     delta: str
     logprobs: list[Logprob]
+    obfuscation: Padding = msgspec.UNSET
 
 
 class TextDone(_Event, tag="response.output_text.done"):
@@ -89,6 +93,7 @@ class RefusalDelta(_Event, tag="response.refusal.delta"):
     output_index: int
     content_index: int
     delta: str
+    obfuscation: Padding = msgspec.UNSET
 
 
 class RefusalDone(_Event, tag="response.refusal.done"):
@@ -102,6 +107,7 @@ class ArgumentsDelta(_Event, tag="response.function_call_arguments.delta"):
     item_id: str
     output_index: int
     delta: str
+    obfuscation: Padding = msgspec.UNSET
 
 
 class ArgumentsDone(_Event, tag="response.function_call_arguments.done"):
@@ -111,11 +117,25 @@ class ArgumentsDone(_Event, tag="response.function_call_arguments.done"):
     name: str
 
 
+class CustomInputDelta(_Event, tag="response.custom_tool_call_input.delta"):
+    item_id: str
+    output_index: int
+    delta: str
+    obfuscation: Padding = msgspec.UNSET
+
+
+class CustomInputDone(_Event, tag="response.custom_tool_call_input.done"):
+    item_id: str
+    output_index: int
+    input: str
+
+
 class ReasoningTextDelta(_Event, tag="response.reasoning_text.delta"):
     item_id: str
     output_index: int
     content_index: int
     delta: str
+    obfuscation: Padding = msgspec.UNSET
 
 
 class ReasoningTextDone(_Event, tag="response.reasoning_text.done"):
@@ -144,6 +164,7 @@ class SummaryTextDelta(_Event, tag="response.reasoning_summary_text.delta"):
     output_index: int
     summary_index: int
     delta: str
+    obfuscation: Padding = msgspec.UNSET
 
 
 class SummaryTextDone(_Event, tag="response.reasoning_summary_text.done"):
@@ -168,6 +189,8 @@ Event = (
     | RefusalDone
     | ArgumentsDelta
     | ArgumentsDone
+    | CustomInputDelta
+    | CustomInputDone
     | ReasoningTextDelta
     | ReasoningTextDone
     | SummaryPartAdded

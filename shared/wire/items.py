@@ -30,6 +30,10 @@ class InputFile(msgspec.Struct, tag_field="type", tag="input_file", omit_default
     filename: str | None = None
 
 
+class InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
+    """Known to the API, not offered here: only there to be refused by name."""
+
+
 class TopLogprob(msgspec.Struct):
     token: str
     logprob: float
@@ -65,7 +69,7 @@ class SummaryText(msgspec.Struct, tag_field="type", tag="summary_text"):
 
 InputPart = InputText | InputImage | InputFile
 OutputPart = OutputText | Refusal
-MessagePart = InputText | InputImage | InputFile | OutputText | Refusal
+MessagePart = InputText | InputImage | InputFile | OutputText | Refusal | InputAudio
 ContentPart = OutputText | Refusal | ReasoningText
 """What ``response.content_part.added`` and ``.done`` carry."""
 
@@ -84,9 +88,26 @@ class FunctionCall(msgspec.Struct, tag_field="type", tag="function_call", omit_d
     arguments: str
     id: str | None = None
     status: ItemStatus | None = None
+    namespace: str | None = None
 
 
 class FunctionCallOutput(msgspec.Struct, tag_field="type", tag="function_call_output", omit_defaults=True):
+    call_id: str
+    output: str | list[InputPart]
+    id: str | None = None
+    status: ItemStatus | None = None
+
+
+class CustomToolCall(msgspec.Struct, tag_field="type", tag="custom_tool_call", omit_defaults=True):
+    call_id: str
+    name: str
+    input: str
+    id: str | None = None
+    status: ItemStatus | None = None
+    namespace: str | None = None
+
+
+class CustomToolCallOutput(msgspec.Struct, tag_field="type", tag="custom_tool_call_output", omit_defaults=True):
     call_id: str
     output: str | list[InputPart]
     id: str | None = None
@@ -103,8 +124,16 @@ class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning", omit_defaults
     status: ItemStatus | None = None
 
 
-Item = Message | FunctionCall | FunctionCallOutput | Reasoning
-OutputItem = Message | FunctionCall | Reasoning
+class ItemReference(msgspec.Struct):
+    """Stands in ``input`` for a stored item. Its ``type`` may be left out or null; it is never stored itself."""
+
+    id: str
+
+
+ToolCall = FunctionCall | CustomToolCall
+ToolOutput = FunctionCallOutput | CustomToolCallOutput
+Item = Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning
+OutputItem = Message | FunctionCall | CustomToolCall | Reasoning
 
 
 class FunctionTool(msgspec.Struct, tag_field="type", tag="function"):
@@ -114,21 +143,55 @@ class FunctionTool(msgspec.Struct, tag_field="type", tag="function"):
     strict: bool | None = None
 
 
-Tool = FunctionTool
+class CustomFormat(msgspec.Struct):
+    """``text``; a ``grammar`` is decoded only to be refused by name."""
+
+    type: Literal["text", "grammar"] = "text"
+
+
+class CustomTool(msgspec.Struct, tag_field="type", tag="custom", omit_defaults=True):
+    """A tool whose input is free text instead of JSON. ``format`` is filled in when it is accepted."""
+
+    name: str
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+class NamespaceTool(msgspec.Struct, tag_field="type", tag="namespace"):
+    """A group of tools; models see them flat, under joined names (`shared.core.tools`)."""
+
+    name: str
+    tools: list[FunctionTool | CustomTool]
+    description: str = ""
+
+
+Tool = FunctionTool | CustomTool | NamespaceTool
 
 
 class FunctionChoice(msgspec.Struct, tag_field="type", tag="function"):
     name: str
 
 
+class CustomChoice(msgspec.Struct, tag_field="type", tag="custom"):
+    name: str
+
+
+class AllowedTool(msgspec.Struct, omit_defaults=True):
+    """One of the request's tools: by kind and name, for members of a namespace with that, too."""
+
+    type: str
+    name: str | None = None
+    namespace: str | None = None
+
+
 class AllowedTools(msgspec.Struct, tag_field="type", tag="allowed_tools"):
-    """A hard limit: only these of the request's tools may be called. Entries are ``{type: "function", name}``."""
+    """A hard limit: only these of the request's tools may be called."""
 
     mode: Literal["auto", "required"]
-    tools: list[FunctionChoice]
+    tools: list[AllowedTool]
 
 
-ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | AllowedTools
+ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | CustomChoice | AllowedTools
 
 
 class TextFormat(msgspec.Struct, tag_field="type", tag="text"):

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.wire.conversations import ConversationRef
 from shared.wire.items import Format, Tool, ToolChoice
-from shared.wire.responses import ReasoningEcho
+from shared.wire.responses import PromptCacheOptions, PromptEcho, ReasoningEcho, ServiceTier
 
 Include = Literal[
     "file_search_call.results",
@@ -41,6 +42,23 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
+class PromptText(msgspec.Struct, tag_field="type", tag="input_text"):
+    text: str
+
+
+class PromptBody(msgspec.Struct):
+    """A template of this server, by the name of its file."""
+
+    id: str
+    version: str | None = None
+    variables: dict[str, str | PromptText] | None = None
+
+
+class PromptCacheBody(msgspec.Struct):
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
 class CreateBody(msgspec.Struct, kw_only=True):
     """Ranges and lengths are checked by ``api.validate``, which can name the API's code for each."""
 
@@ -52,6 +70,7 @@ class CreateBody(msgspec.Struct, kw_only=True):
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
+    conversation: str | ConversationRef | None = None
     include: list[Include] | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
@@ -68,7 +87,10 @@ class CreateBody(msgspec.Struct, kw_only=True):
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    prompt: PromptBody | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    prompt_cache_options: PromptCacheBody | None = None
     safety_identifier: str | None = None
     user: str | None = None
     # Not in the API: what relays and local servers add. ``stop`` holds at most four texts.
@@ -77,8 +99,6 @@ class CreateBody(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     repetition_penalty: float | None = None
     # Known to the API, not offered here: a value other than null is refused by name.
-    conversation: Any = None
-    prompt: Any = None
     context_management: Any = None
     moderation: Any = None
     multi_agent: Any = None
@@ -95,6 +115,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     background: bool = False
     store: bool = True
     previous_response_id: str | None = None
+    conversation: ConversationRef | None = None
     instructions: str | None = None
     include: list[Include] = []
     max_output_tokens: int | None = None
@@ -111,12 +132,22 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     verbosity: Verbosity | None = None
     reasoning: ReasoningEcho | None = None
     metadata: dict[str, str] = {}
+    truncation: Literal["auto", "disabled"] = "disabled"
+    service_tier: ServiceTier = "default"
+    """What is used, not what was asked for."""
+    prompt: PromptEcho | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     safety_identifier: str | None = None
     user: str | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
+    obfuscate: bool = False
+    """Delta events are padded."""
+    channel: str = ""
+    """The group of backends that was asked for."""
     items: int = 0
     """How many input items of its own it has: output items are numbered behind them."""

@@ -1,12 +1,14 @@
-"""The Response object and its parts, as clients see them. Every key is always written, except ``user``."""
+"""The Response object and its parts, as clients see them. Every key is always written, but the last few."""
 
 from typing import Literal
 
 import msgspec
 
+from shared.wire.conversations import ConversationRef
 from shared.wire.items import Format, OutputItem, TextFormat, Tool, ToolChoice
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+ServiceTier = Literal["default", "flex", "priority"]
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 
 
@@ -30,12 +32,42 @@ class OutputTokensDetails(msgspec.Struct):
     reasoning_tokens: int = 0
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """Zero stands for what is not known."""
+
+    cached_tokens: int
+    text_tokens: int = 0
+    audio_tokens: int = 0
+    image_tokens: int = 0
+
+
+class CompletionTokensDetails(msgspec.Struct):
+    reasoning_tokens: int
+    text_tokens: int = 0
+    audio_tokens: int = 0
+
+
 class Usage(msgspec.Struct):
     input_tokens: int
     output_tokens: int
     total_tokens: int
     input_tokens_details: InputTokensDetails = msgspec.field(default_factory=InputTokensDetails)
     output_tokens_details: OutputTokensDetails = msgspec.field(default_factory=OutputTokensDetails)
+    # The names of Chat Completions, beside the API's own: only where a setting asks for them.
+    prompt_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    completion_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    prompt_tokens_details: PromptTokensDetails | msgspec.UnsetType = msgspec.UNSET
+    completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
+
+    def with_legacy(self) -> "Usage":
+        """The same, under both names."""
+        return msgspec.structs.replace(
+            self,
+            prompt_tokens=self.input_tokens,
+            completion_tokens=self.output_tokens,
+            prompt_tokens_details=PromptTokensDetails(self.input_tokens_details.cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(self.output_tokens_details.reasoning_tokens),
+        )
 
 
 class TextConfig(msgspec.Struct, omit_defaults=True):
@@ -55,6 +87,19 @@ class ReasoningEcho(msgspec.Struct):
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
+class PromptEcho(msgspec.Struct):
+    """Which template was used: with the version that was found, and the variables as they were put in."""
+
+    id: str
+    version: str | None = None
+    variables: dict[str, str] = {}
+
+
+class PromptCacheOptions(msgspec.Struct):
+    mode: Literal["implicit", "explicit"] = "implicit"
+    ttl: Literal["30m"] = "30m"
+
+
 class Response(msgspec.Struct, tag_field="object", tag="response", kw_only=True):
     """Times are Unix seconds. ``output`` is never null. ``usage`` is null until (and unless) the backend told it."""
 
@@ -71,7 +116,7 @@ class Response(msgspec.Struct, tag_field="object", tag="response", kw_only=True)
     store: bool = True
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: None = None
+    conversation: ConversationRef | None = None
     tools: list[Tool] = []
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -85,11 +130,14 @@ class Response(msgspec.Struct, tag_field="object", tag="response", kw_only=True)
     top_logprobs: int = 0
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
-    service_tier: Literal["default"] = "default"
+    service_tier: ServiceTier = "default"
     metadata: dict[str, str] = {}
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | msgspec.UnsetType = msgspec.UNSET
+    prompt: PromptEcho | msgspec.UnsetType = msgspec.UNSET
+    prompt_cache_retention: Literal["in_memory", "24h"] | msgspec.UnsetType = msgspec.UNSET
+    prompt_cache_options: PromptCacheOptions | msgspec.UnsetType = msgspec.UNSET
 
 
 class Deleted(msgspec.Struct, tag_field="object", tag="response.deleted"):

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import openai.types.responses as sdk
 import pytest
 
@@ -11,10 +12,12 @@ from api.validate import Accepted, accept
 from shared.config import ModelRow, Settings
 from shared.errors import InvalidRequest
 from shared.wire.items import FunctionCall, FunctionCallOutput, InputImage, Message, OutputText, Reasoning
+from shared.wire.requests import CreateBody
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo"), "meta/*": ModelRow(dialect="echo")}, max_input_items=10)
 HI: dict[str, Any] = {"model": "echo", "input": "hi"}
 TOOL = {"type": "function", "name": "f"}
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
 UNSUPPORTED, NOT_OFFERED = "unsupported_value", "unsupported_parameter"
 
@@ -30,15 +33,6 @@ def item(**fields: Any) -> dict[str, Any]:
 
 def user(*parts: Any) -> dict[str, Any]:
     return item(role="user", content=list(parts))
-
-
-def tools(*members: Any, **more: Any) -> dict[str, Any]:
-    return {"tools": list(members), **more}
-
-
-def allowed(*names: str) -> dict[str, Any]:
-    members = [{"type": "function", "name": name} for name in names]
-    return {"type": "allowed_tools", "mode": "auto", "tools": members}
 
 
 def schema(**fields: Any) -> dict[str, Any]:
@@ -72,6 +66,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"presence_penalty": 2.1}, "decimal_above_max_value", "presence_penalty"),
     ({"frequency_penalty": -2.1}, "decimal_below_min_value", "frequency_penalty"),
     ({"seed": "x"}, TYPE, "seed"),
+    ({"seed": 2**63}, "integer_above_max_value", "seed"),
+    ({"top_k": -2}, "integer_below_min_value", "top_k"),
+    ({"top_k": 1.5}, TYPE, "top_k"),
+    ({"repetition_penalty": -0.1}, "decimal_below_min_value", "repetition_penalty"),
+    ({"repetition_penalty": 10.1}, "decimal_above_max_value", "repetition_penalty"),
     # switches and texts
     ({"stream": "yes"}, TYPE, "stream"),
     ({"stream": 1}, TYPE, "stream"),
@@ -82,26 +81,47 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"safety_identifier": "x" * 129}, "string_above_max_length", "safety_identifier"),
     ({"prompt_cache_key": "x" * 1025}, "string_above_max_length", "prompt_cache_key"),
     ({"stop": 5}, TYPE, "stop"),
+    ({"stop": [5]}, TYPE, "stop[0]"),
+    ({"user": 5}, TYPE, "user"),
+    ({"prompt_cache_retention": "1h"}, VALUE, "prompt_cache_retention"),
+    ({"prompt_cache_options": "x"}, TYPE, "prompt_cache_options"),
+    ({"prompt_cache_options": {"mode": "x"}}, VALUE, "prompt_cache_options.mode"),
+    ({"prompt_cache_options": {"ttl": "1h"}}, VALUE, "prompt_cache_options.ttl"),
+    ({"parallel_tool_calls": "yes"}, TYPE, "parallel_tool_calls"),
     ({"stop": ["x"] * 5}, "array_above_max_length", "stop"),
     ({"include": "x"}, TYPE, "include"),
     ({"include": ["message.output_text.logprobs", "x"]}, VALUE, "include[1]"),
     ({"service_tier": "gold"}, VALUE, "service_tier"),
     ({"reasoning": "low"}, TYPE, "reasoning"),
     ({"reasoning": {"effort": "huge"}}, VALUE, "reasoning.effort"),
+    ({"reasoning": {"summary": "long"}}, VALUE, "reasoning.summary"),
+    ({"reasoning": {"generate_summary": "long"}}, VALUE, "reasoning.generate_summary"),
     # metadata
     ({"metadata": []}, TYPE, "metadata"),
     ({"metadata": {"a": 1}}, TYPE, "metadata"),
     ({"metadata": {"k" * 65: "v"}}, "string_above_max_length", "metadata"),
     ({"metadata": {"k": "v" * 513}}, "string_above_max_length", "metadata.k"),
     ({"metadata": {str(n): "v" for n in range(17)}}, "object_above_max_properties", "metadata"),
+    # conversation
+    ({"conversation": 5}, TYPE, "conversation"),
+    ({"conversation": {}}, MISSING, "conversation.id"),
+    ({"conversation": "@x"}, VALUE, "conversation"),
+    ({"conversation": {"id": ""}}, VALUE, "conversation.id"),
+    (
+        {"conversation": "conv_1", "previous_response_id": "resp_1"},
+        "mutually_exclusive_parameters",
+        "previous_response_id",
+    ),
     # known to the API, not offered here
-    ({"conversation": {"id": "conv_1"}}, NOT_OFFERED, "conversation"),
     ({"prompt": {"id": "p"}}, NOT_OFFERED, "prompt"),
+    ({"prompt": "p"}, TYPE, "prompt"),
+    ({"prompt": {}}, MISSING, "prompt.id"),
+    ({"prompt": {"id": "p", "variables": {"v": 5}}}, TYPE, "prompt.variables"),
+    ({"multi_agent": {"enabled": True}}, NOT_OFFERED, "multi_agent"),
     ({"context_management": []}, NOT_OFFERED, "context_management"),
     ({"moderation": {}}, NOT_OFFERED, "moderation"),
-    ({"truncation": "auto"}, NOT_OFFERED, "truncation"),
     ({"truncation": "maybe"}, VALUE, "truncation"),
-    ({"stream_options": {"include_obfuscation": True}}, NOT_OFFERED, "stream_options.include_obfuscation"),
+    ({"stream_options": {"include_obfuscation": "yes"}}, TYPE, "stream_options.include_obfuscation"),
     # input
     ({"input": None}, MISSING, "input"),
     ({"input": 5}, TYPE, "input"),
@@ -127,7 +147,33 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (user({"type": "input_image"}), MISSING, "input[0].content[0].image_url"),
     (user({"type": "input_image", "image_url": {"url": "x"}}), TYPE, "input[0].content[0].image_url"),
     (user({"type": "input_image", "file_id": "f"}), UNSUPPORTED, "input[0].content[0].file_id"),
+    (user({"type": "input_image", "image_url": ""}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "cat.png"}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "file:///etc/passwd"}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "data:image/png;base64,"}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "data:image/png,AAAA"}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "data:image/png;base64,A*A="}), VALUE, "input[0].content[0].image_url"),
+    (user({"type": "input_image", "image_url": "data:text/plain;base64,AAAA"}), VALUE, "input[0].content[0].image_url"),
+    (
+        user({"type": "input_image", "image_url": "https://h/" + "x" * 20_971_520}),
+        "string_above_max_length",
+        "input[0].content[0].image_url",
+    ),
+    (user({"type": "input_image", "image_url": "https://h", "detail": "x"}), VALUE, "input[0].content[0].detail"),
+    (user({"type": "input_audio", "input_audio": {}}), UNSUPPORTED, "input[0].content[0].type"),
     (user({"type": "input_file"}), MISSING, "input[0].content[0].file_data"),
+    (user({"type": "input_file", "file_data": ""}), MISSING, "input[0].content[0].file_data"),
+    (user({"type": "input_file", "file_data": "data:application/pdf"}), VALUE, "input[0].content[0].file_data"),
+    (
+        user({"type": "input_file", "file_data": "AA", "filename": "x" * 1025}),
+        "string_above_max_length",
+        "input[0].content[0].filename",
+    ),
+    (
+        user({"type": "input_text", "text": "x"}, {"type": "input_image", "file_id": "f"}),
+        UNSUPPORTED,
+        "input[0].content[1].file_id",
+    ),
     (user({"type": "input_file", "file_id": "f"}), UNSUPPORTED, "input[0].content[0].file_id"),
     (user({"type": "input_file", "file_url": "f"}), UNSUPPORTED, "input[0].content[0].file_url"),
     (item(type="function_call", name="f", arguments="{}"), MISSING, "input[0].call_id"),
@@ -137,31 +183,31 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (item(type="function_call_output", call_id="c"), MISSING, "input[0].output"),
     (item(type="function_call_output", call_id="c", output=5), TYPE, "input[0].output"),
     (item(type="function_call_output", call_id="c", output=[{"type": "x"}]), VALUE, "input[0].output[0].type"),
+    (
+        item(type="function_call_output", call_id="c", output=[{"type": "input_file", "file_url": "u"}]),
+        UNSUPPORTED,
+        "input[0].output[0].file_url",
+    ),
+    (item(type="function_call", call_id="c", name="f" * 129, arguments=""), "string_above_max_length", "input[0].name"),
+    (item(type="custom_tool_call", call_id="c", name="f"), MISSING, "input[0].input"),
+    (item(type="custom_tool_call", call_id="c", name="f", input={}), TYPE, "input[0].input"),
+    (item(type="custom_tool_call", call_id="", name="f", input=""), VALUE, "input[0].call_id"),
+    (item(type="custom_tool_call_output", call_id="c"), MISSING, "input[0].output"),
+    (item(type="custom_tool_call_output", call_id="c", output=5), TYPE, "input[0].output"),
     (item(type="reasoning", id="rs_1"), MISSING, "input[0].summary"),
-    # tools
-    ({"tools": {}}, TYPE, "tools"),
-    (tools(None), TYPE, "tools[0]"),
-    (tools({"name": "f"}), MISSING, "tools[0].type"),
-    (tools(TOOL, {"type": "function", "function": {"name": "f"}}), MISSING, "tools[1].name"),
-    (tools({"type": "function", "name": "f f"}), VALUE, "tools[0].name"),
-    (tools({"type": "function", "name": "f" * 129}), "string_above_max_length", "tools[0].name"),
-    (tools({"type": "function", "name": "f", "parameters": []}), TYPE, "tools[0].parameters"),
-    (tools({"type": "mcp", "server_label": "x"}), UNSUPPORTED, "tools[0].type"),
-    (tools({"type": "code_interpreter"}), UNSUPPORTED, "tools[0].type"),
-    (tools({"type": "web_search\r\nX-Evil: 1"}), UNSUPPORTED, "tools[0].type"),
-    (tools(*[TOOL] * 1025), "array_above_max_length", "tools"),
-    ({"tool_choice": "sometimes"}, VALUE, "tool_choice"),
-    ({"tool_choice": 5}, TYPE, "tool_choice"),
-    ({"tool_choice": "required"}, VALUE, "tool_choice"),
-    ({"tool_choice": {"type": "function"}}, MISSING, "tool_choice.name"),
-    (tools(TOOL, tool_choice={"type": "function", "name": "g"}), VALUE, "tool_choice"),
-    (tools(TOOL, tool_choice=allowed("f", "g")), VALUE, "tool_choice.tools[1]"),
-    (tools({"type": "web_search"}, tool_choice="required"), VALUE, "tool_choice"),
-    (tools({"type": "web_search"}, tool_choice={"type": "web_search"}), VALUE, "tool_choice.type"),
+    (item(type="reasoning", summary=[{"type": "x"}]), VALUE, "input[0].summary[0].type"),
+    (item(type="item_reference"), MISSING, "input[0].id"),
+    (item(type="item_reference", id=5), TYPE, "input[0].id"),
+    (item(id=5), TYPE, "input[0].id"),
+    (item(type="compaction", encrypted_content="x"), UNSUPPORTED, "input[0].type"),
+    (item(type="compaction_trigger"), UNSUPPORTED, "input[0].type"),
+    (item(type="web_search_call", id="ws_1"), UNSUPPORTED, "input[0].type"),
+    (item(type="mcp_call", id="mcp_1"), UNSUPPORTED, "input[0].type"),
     # text
     ({"text": "json"}, TYPE, "text"),
     ({"text": {"format": {"type": "xml"}}}, VALUE, "text.format.type"),
     ({"text": {"verbosity": "loud"}}, VALUE, "text.verbosity"),
+    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": []}}}, TYPE, "text.format.schema"),
     (schema(schema={}), MISSING, "text.format.name"),
     (schema(name="x"), MISSING, "text.format.schema"),
     (schema(name="x y", schema={}), VALUE, "text.format.name"),
@@ -220,7 +266,7 @@ EVERY_KEY = [
     *("max_output_tokens", "max_tool_calls", "temperature", "top_p", "top_logprobs", "presence_penalty", "metadata"),
     *("frequency_penalty", "parallel_tool_calls", "tools", "tool_choice", "reasoning", "truncation", "service_tier"),
     *("prompt_cache_key", "safety_identifier", "user", "seed", "stop", "top_k", "repetition_penalty", "conversation"),
-    *("prompt", "context_management", "moderation", "multi_agent"),
+    *("prompt", "context_management", "moderation", "multi_agent", "prompt_cache_retention", "prompt_cache_options"),
 ]
 
 
@@ -269,6 +315,7 @@ def test_what_is_given_is_kept() -> None:
         "stop": ["a", "b"],
         "top_k": 40,
         "repetition_penalty": 1.1,
+        "truncation": "auto",
     }
     request = take(**given).request
     assert {name: getattr(request, name) for name in given} == given
@@ -291,6 +338,37 @@ def test_unknown_keys_are_tolerated_everywhere() -> None:
         image={},
     )
     assert accepted.dropped == []
+
+
+def test_unknown_keys_are_refused_by_name_in_strict_mode() -> None:
+    strict = msgspec.structs.replace(SETTINGS, strict_parameters=True)
+    known = json.dumps({**HI, **dict.fromkeys(CreateBody.__struct_fields__), **HI}).encode()
+    assert accept(known, strict).request.model == "echo"
+    with pytest.raises(InvalidRequest) as caught:
+        accept(json.dumps({**HI, "client_metadata": {}}).encode(), strict)
+    assert (caught.value.code, caught.value.param) == ("unknown_parameter", "client_metadata")
+    assert caught.value.message == "Unknown parameter: 'client_metadata'."
+
+
+def test_references_are_set_aside() -> None:
+    references: Any = [{"id": "msg_1"}, {"type": None, "id": "rs_1"}, {"type": "item_reference", "id": "fc_1"}]
+    accepted = take(input=[references[0], {"role": "user", "content": "x", "id": "y"}, *references[1:]])
+    assert accepted.references == {0: "msg_1", 2: "rs_1", 3: "fc_1"}
+    assert [type(each) for each in accepted.items] == [Message]
+    assert accepted.request.items == 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://example.org/a.png?x=1", "http://h", PIXEL, "data:image/svg+xml;charset=utf-8;base64,AAAA"],
+)
+def test_addresses_of_images(url: str) -> None:
+    assert take(**user({"type": "input_image", "image_url": url})).items
+
+
+@pytest.mark.parametrize("data", ["JVBERi0=", "data:application/pdf;base64,JVBERi0="])
+def test_files_as_data(data: str) -> None:
+    assert take(**user({"type": "input_file", "file_data": data, "filename": "a.pdf"})).items
 
 
 def test_a_pattern_of_the_model_table_fits() -> None:
@@ -321,24 +399,10 @@ def test_a_text_of_the_assistant_is_output() -> None:
 
 
 def test_an_image_without_detail() -> None:
-    accepted = take(**user({"type": "input_image", "image_url": "data:x", "detail": None, "file_id": None}))
+    accepted = take(**user({"type": "input_image", "image_url": PIXEL, "detail": None, "file_id": None}))
     (message,) = complete(accepted.items, "resp_00" + "0" * 32)
     assert isinstance(message, Message)
-    assert message.content == [InputImage("data:x", detail="auto")]
-
-
-def test_hosted_tools_that_nobody_asked_for_are_left_out_and_named() -> None:
-    accepted = take(
-        tools=[{"type": "web_search_preview_2025_03_11"}, TOOL, {"type": "namespace", "name": "n", "tools": []}],
-        tool_choice="required",
-    )
-    assert accepted.dropped == ["tools[0] (web_search_preview_2025_03_11)", "tools[2] (namespace)"]
-    assert [tool.name for tool in accepted.request.tools] == ["f"]
-
-
-@pytest.mark.parametrize("choice", ["none", "auto", "required", {"type": "function", "name": "f"}, allowed("f")])
-def test_choices_of_tools(choice: Any) -> None:
-    assert take(tools=[TOOL], tool_choice=choice).request.tool_choice is not None
+    assert message.content == [InputImage(PIXEL, detail="auto")]
 
 
 MESSAGE = sdk.ResponseOutputMessage.model_validate(
@@ -352,6 +416,12 @@ MESSAGE = sdk.ResponseOutputMessage.model_validate(
 )
 CALL = sdk.ResponseFunctionToolCall.model_validate(
     {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+)
+CUSTOM = sdk.ResponseCustomToolCall.model_validate(
+    {"type": "custom_tool_call", "call_id": "call_1", "name": "f", "input": "x"}
+)
+SEALED = sdk.ResponseReasoningItem.model_validate(
+    {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "x" * 100}
 )
 THOUGHTS = sdk.ResponseReasoningItem.model_validate(
     {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
@@ -367,7 +437,9 @@ REFUSAL = sdk.ResponseOutputMessage.model_validate(
 )
 
 
-@pytest.mark.parametrize("made", [MESSAGE, CALL, THOUGHTS, REFUSAL], ids=lambda made: type(made).__name__)
+@pytest.mark.parametrize(
+    "made", [MESSAGE, CALL, CUSTOM, THOUGHTS, SEALED, REFUSAL], ids=lambda made: type(made).__name__
+)
 def test_items_that_the_official_client_dumps_can_be_sent_back(made: Any) -> None:
     short, whole = (take(input=[made.model_dump(exclude_unset=unset)]).items for unset in (True, False))
     assert short == whole  # the whole dump says null for all that was not set

@@ -12,9 +12,7 @@ async def test_a_packed_log_replays_and_resumes(raw_client: Callable[[str], RawC
         body = {"model": "echo", "input": "echo:words=300 echo:think", "stream": True}
         async with one.stream("POST", "/v1/responses", json=body) as stream:
             live = await stream.read()
-        response_id = next(line for line in cluster.workers[0].lines if line["event"] == "response.settled")[
-            "response_id"
-        ]
+        response_id = (await cluster.workers[0].logged("response.settled"))["response_id"]
         path = f"/v1/responses/{response_id}?stream=true"
         async with other.stream("GET", path) as stream:
             assert await stream.read() == live

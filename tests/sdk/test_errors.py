@@ -30,7 +30,6 @@ BAD: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({**HI, "tool_choice": {"type": "function", "name": "g"}, "tools": [TOOL]}, "invalid_value", "tool_choice"),
     ({**HI, "previous_response_id": "@x"}, "invalid_value", "previous_response_id"),
     ({**HI, "previous_response_id": "resp_abc"}, "previous_response_not_found", "previous_response_id"),
-    ({**HI, "conversation": "conv_1"}, "unsupported_parameter", "conversation"),
     ({**HI, "background": True, "prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
 ]
 

@@ -15,10 +15,12 @@ from shared.config import (
     ModelRow,
     Secret,
     Settings,
+    channels_of,
     check_exposure,
     describe,
     find_model,
     load_settings,
+    models_of,
     read_config,
     variable,
     without_password,
@@ -51,7 +53,8 @@ def test_every_scalar_can_be_set_by_its_variable(name: str, setting: str, tmp_pa
     texts = {
         "redis_url": "unix:///run/redis.sock", "host": "::1", "reuse_port": "true", "data_dir": "elsewhere",
         "log_level": "DEBUG", "log_format": "json", "durability": "always", "foreground_hangup": "continue",
-        "lease_s": "9.5", "renew_s": "2",
+        "strict_parameters": "true", "lease_s": "9.5", "renew_s": "2",
+        "legacy_usage": "true", "trust_request_id": "true", "trusted_proxies": "10.0.0.0/8, ::1",
     }  # fmt: skip
     text = texts.get(setting, "77")
     value = getattr(load_settings({name: text}, None), setting)
@@ -113,6 +116,10 @@ def test_all_mistakes_at_once_each_with_its_path() -> None:
         ({}, f"[models.{'x' * 257}]\ndialect = 'echo'", f"models.{'x' * 257}"),
         ({}, f"[[keys]]\nname='a'\ntenant='t'\nsha256='{KEY}'\n" * 2, "keys[1].sha256"),
         ({}, "max_run_s = inf", "max_run_s"),
+        ({}, "trusted_proxies = '10.0.0.0/8, here'", "trusted_proxies"),
+        ({}, "trusted_proxies = '10.0.0.1/8'", "trusted_proxies"),
+        ({}, "[models.x]\ndialect = 'echo'\nchannel = 'a b'", "models.x.channel"),
+        ({}, "[models.x]\ndialect = 'echo'\n[models.y]\ndialect = 'echo'\nname = 'x'", "models"),
         ({"REDIS_URL": "http://h"}, "", "REDIS_URL"),
         ({"REDIS_URL": "redis://h:x"}, "", "REDIS_URL"),
         ({"REDIS_URL": "unix://"}, "", "REDIS_URL"),
@@ -200,6 +207,30 @@ def test_find_model() -> None:
     assert find_model({"gpt": rows["*"]}, "gpt-2") is None
 
 
+def test_a_channel_has_models_of_its_own() -> None:
+    toml = b"""
+        [models.gpt]
+        dialect = "echo"
+        [models.gpt-eu]
+        dialect = "echo"
+        channel = "eu"
+        name = "gpt"
+        [models."*"]
+        dialect = "echo"
+        channel = "us"
+    """
+    rows = load_settings({}, toml).models
+    expected = {
+        ("gpt", ""): "gpt", ("gpt-eu", ""): None, ("x", ""): None, ("gpt", "eu"): "gpt-eu", ("gpt-eu", "eu"): None,
+        ("gpt", "us"): "*", ("gpt", "uk"): None,
+    }  # fmt: skip
+    assert {asked: find_model(rows, *asked) for asked in expected} == {
+        asked: rows[key] if key else None for asked, key in expected.items()
+    }
+    assert channels_of(rows) == {"eu", "us"}
+    assert list(models_of(rows, "eu")) == ["gpt"]
+
+
 @given(st.text("ab*", max_size=8), st.text("ab", max_size=8))
 def test_patterns_mean_what_a_regular_expression_says(pattern: str, name: str) -> None:
     wanted = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
@@ -216,6 +247,7 @@ def test_beyond_loopback_needs_keys(host: str) -> None:
     with pytest.raises(ConfigError, match="keys"):
         check_exposure(Settings(host=host))
     check_exposure(Settings(host=host, keys=(ApiKey(name="a", tenant="t", sha256=KEY),)))
+    check_exposure(Settings(host=host), stored_keys=True)
 
 
 def test_read_config(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from shared.config import ApiKey, ModelRow, Settings
+from shared.config import ModelRow, Settings
 from shared.errors import RespoolError
 from shared.supervisor import banner, base_url, free_port, plan_valkey, valkey_binary
 
@@ -283,7 +283,7 @@ def test_banner() -> None:
     assert '"model": "gpt"' in text
     assert 'api_key="none"' in text
     assert "secret" not in text
-    keyed = banner(Settings(models={"echo": models["echo"]}, keys=(ApiKey(name="a", tenant="t", sha256=""),)), 8080)
+    keyed = banner(Settings(models={"echo": models["echo"]}), 8080, keyed=True)
     assert "Bearer $RESPOOL_API_KEY" in keyed
     assert 'os.environ["RESPOOL_API_KEY"]' in keyed
     assert '"model": "echo"' in keyed

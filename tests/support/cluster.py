@@ -17,7 +17,9 @@ from typing import Any, Self
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from shared.children import bound_to
 from shared.supervisor import valkey_binary
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +136,7 @@ class Cluster:
                 try:
                     await client.ping()
                     break
-                except Exception:
+                except (RedisError, OSError):
                     await asyncio.sleep(0.01)
         await client.aclose()
         return self.valkey
@@ -175,6 +177,7 @@ async def _spawn(command: list[str], env: Mapping[str, str]) -> asyncio.subproce
     return await asyncio.create_subprocess_exec(
         *command, env=dict(env), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20,
+        preexec_fn=bound_to(os.getpid()),  # a test run that is killed leaves nothing behind
     )  # fmt: skip
 
 

@@ -164,6 +164,15 @@ async def maxmemory(redis: Redis, *, used: bool = True) -> AsyncIterator[None]:
             await redis.config_set("maxmemory", 0)
 
 
+async def all_ended(redis: Redis) -> None:
+    """Every response that was accepted has come to its end, whoever knows of it."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if not await redis.exists(f"{PREFIX}live"):
+                return
+            await asyncio.sleep(0.05)  # between two looks
+
+
 async def check_left(redis: Redis) -> int:
     """Everything has ended, and nothing is left that should not be. Returns how many responses there are."""
     found: list[str] = []

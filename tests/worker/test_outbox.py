@@ -215,18 +215,20 @@ async def test_what_is_no_longer_kept_cannot_be_refilled(
 
 
 async def test_after_a_cancel_nothing_is_sent_but_the_end(responses: Responses, redis: Redis) -> None:
-    async with bench(responses) as b:
-        (line,) = b.lines
+    async with bench(responses, 2) as b:
+        line, other = b.lines
         line.append(b"<2>", 1)
         await b.sent(line)
         await cancel(responses)
         line.append(b"<3>", 1)
         await b.refused()
         assert b.refusals == [(1, "cancelled")]
-        flushes = len(b.wire.sent)
         line.append(b"<4>", 1)
-        assert await b.settle(line, "cancelled") == "ok"
-        assert len(b.wire.sent) == flushes + 1  # the two that were refused went with the end
+        other.append(b"<2>", 1)
+        await b.sent(other)
+        assert b.wire.sent[-1] == [f"a {rid(2)} 1 2 1 1"]
+        assert await b.settle(line, "cancelled") == "ok"  # the two that were held go with the end
+        assert b.wire.sent[-1][0].startswith(f"s {rid(1)} 1 3 3 cancelled")
     assert await log_of(redis, 1) == b"<0><begin><2><3><4><end>"
     snapshot = await responses.read(rid(1), TENANT)
     assert snapshot is not None

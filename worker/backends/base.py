@@ -4,8 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from shared.config import ModelRow, find_model
 from shared.core.emitter import Emitter, Ending
+from shared.core.window import drop_oldest
 from shared.errors import UpstreamError
 from shared.wire.items import Item
 from shared.wire.requests import Request
@@ -43,7 +46,10 @@ class Backends:
     async def run(
         self, request: Request, items: Sequence[Item], request_id: str, emit: Emitter, flush: Flush
     ) -> Ending:
-        row = find_model(self._models, request.model)
+        row = find_model(self._models, request.model, request.channel)
         if row is None:
             raise UpstreamError("This model is no longer configured.", code="server_error")
+        if request.truncation == "auto" and row.context_tokens:
+            reserved = len(request.instructions or "") + len(msgspec.json.encode(request.tools))
+            items = drop_oldest(items, row.context_tokens, reserved, request.max_output_tokens or 0)
         return await self._dialects[row.dialect].run(Call(request, items, row, request_id), emit, flush)

@@ -10,8 +10,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 from shared.core.emitter import Emitter, Ending
+from shared.core.tools import limit, offers
 from shared.errors import UpstreamError
-from shared.wire.items import FunctionCallOutput, InputText, Item, Message, OutputText
+from shared.wire.items import (
+    CustomTool,
+    CustomToolCallOutput,
+    FunctionCallOutput,
+    InputText,
+    Item,
+    Message,
+    OutputText,
+)
 from shared.wire.responses import Usage
 from worker.backends.base import Call, Flush
 
@@ -31,9 +40,7 @@ class EchoBackend:
             raise UpstreamError("The echo model was asked to fail.")
         if "think" in options:
             emit.reasoning("Let me repeat that.")
-        if "call" in options and call.request.tools and not isinstance(call.items[-1], FunctionCallOutput):
-            handle = emit.call(call.request.tools[0].name, None)
-            emit.arguments(handle, "{}")
+        if "call" in options and _call_first(call, emit):
             return Ending("completed", usage=_usage(said, 1))
         words = _words(said, options)
         limit = call.request.max_output_tokens
@@ -51,6 +58,20 @@ class EchoBackend:
             if count == limit:
                 return Ending("incomplete", usage=_usage(said, count), reason="max_output_tokens")
         return Ending("completed", usage=_usage(said, count))
+
+
+def _call_first(call: Call, emit: Emitter) -> bool:
+    """Call the first tool that may be called; not when one has just answered."""
+    offered = list(offers(call.request.tools))
+    allowed = limit(call.request.tool_choice, offered)
+    first = next((offer for offer in offered if allowed is None or offer.name in allowed), None)
+    if first is None or isinstance(call.items[-1], FunctionCallOutput | CustomToolCallOutput):
+        return False
+    if isinstance(first.tool, CustomTool):
+        emit.custom_input(emit.custom_call(first.tool.name, None, first.namespace), "echo")
+    else:
+        emit.arguments(emit.call(first.tool.name, None, first.namespace), "{}")
+    return True
 
 
 def _words(said: str, options: dict[str, int]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.errors import UpstreamError
 from worker.backends.base import Call, Flush
-from worker.translate.chat_request import encode_chat
+from worker.translate.chat_request import encode_chat, offered_by
 from worker.translate.chat_stream import ChatStream
 from worker.translate.errors import upstream_error
 from worker.translate.profiles import PROFILES
@@ -57,7 +57,7 @@ class ChatBackend:
             headers["Authorization"] = f"Bearer {row.key.reveal()}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=row.connect_timeout_s)
         url = f"{row.base_url.rstrip('/')}/chat/completions"
-        stream = ChatStream(emit, profile)
+        stream = ChatStream(emit, profile, offered_by(call.request))
         try:
             async with (
                 asyncio.timeout(row.first_byte_timeout_s) as timer,

@@ -6,17 +6,32 @@ id missing, empty    whatever the entry's index says; the emitter makes an id
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from shared.core.emitter import Emitter
+from shared.core.tools import Offer
 from shared.errors import UpstreamError
+from shared.wire.items import CustomTool
 from worker.translate.chat_chunk import FunctionDelta, ToolDelta, whole_text
+from worker.translate.custom_tools import Unwrapper
 
 LEGACY_INDEX = -1
 """The index of ``function_call``, from before there were several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The tools that the model was told of, by name, and the only ones it may call (``None``: no limit)."""
+
+    tools: Mapping[str, Offer]
+    limit: frozenset[str] | None
+
+
+ANYTHING = Offered({}, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -26,13 +41,16 @@ class _Call:
     waiting: str = ""
     """Arguments that came before the call could be opened."""
     handle: int | None = None
+    unwrap: Unwrapper | None = None
+    """Of an open call of a custom tool."""
 
 
 class Calls:
     """The calls of one answer. One is open at a time; with *interleaved* the others wait until it is over."""
 
-    def __init__(self, emit: Emitter, *, interleaved: bool) -> None:
+    def __init__(self, emit: Emitter, *, interleaved: bool, offered: Offered = ANYTHING) -> None:
         self._emit = emit
+        self._offered = offered
         self._interleaved = interleaved
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
@@ -54,7 +72,8 @@ class Calls:
             self._add(call, _arguments(function.arguments))
 
     def release(self) -> None:
-        """Open what waits for another call to be over."""
+        """The open call is over: open what waits for that."""
+        self._complete()
         for call in self._calls:
             if call.handle is None and call.name:
                 self._open(call)
@@ -62,6 +81,7 @@ class Calls:
     def finish(self) -> None:
         """The same at the end. Raises ``UpstreamError`` when a call with arguments never got a name."""
         self.release()
+        self._complete()
         if any(call.handle is None and call.waiting for call in self._calls):
             raise UpstreamError("The model backend sent a function call without a name.")
 
@@ -90,14 +110,38 @@ class Calls:
         elif fragment:
             if not self._is_open(call):
                 raise UpstreamError("The model backend sent arguments for a function call that was over.")
-            self._emit.arguments(call.handle, self._mend(fragment))
+            self._tell(call, call.handle, fragment)
 
     def _open(self, call: _Call) -> None:
+        """Raises ``UpstreamError`` when the request did not allow it: what is shown of it could be run."""
+        if self._offered.limit is not None and call.name not in self._offered.limit:
+            raise UpstreamError(f"The model called {call.name[:64]!r}, which 'tool_choice' does not allow.")
+        self._complete()
         self._half = ""
         self._current = call
-        call.handle = self._emit.call(call.name, call.call_id or None)
-        self._emit.arguments(call.handle, self._mend(call.waiting))
+        offer = self._offered.tools.get(call.name)
+        name, namespace = (offer.tool.name, offer.namespace) if offer else (call.name, None)
+        if offer is not None and isinstance(offer.tool, CustomTool):
+            call.unwrap = Unwrapper()
+            call.handle = self._emit.custom_call(name, call.call_id or None, namespace)
+        else:
+            call.handle = self._emit.call(name, call.call_id or None, namespace)
+        self._tell(call, call.handle, call.waiting)
         call.waiting = ""
+
+    def _tell(self, call: _Call, handle: int, fragment: str) -> None:
+        fragment = self._mend(fragment)
+        if call.unwrap is None:
+            self._emit.arguments(handle, fragment)
+        else:
+            self._emit.custom_input(handle, call.unwrap.feed(fragment))
+
+    def _complete(self) -> None:
+        """The rest of an open custom call's input, before something else closes it."""
+        call = self._current
+        if call is not None and call.unwrap is not None and call.handle is not None and self._is_open(call):
+            self._emit.custom_input(call.handle, call.unwrap.finish())
+            call.unwrap = None
 
     def _mend(self, fragment: str) -> str:
         self._half, fragment = mend(self._half, fragment)

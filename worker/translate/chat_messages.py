@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from shared.core.tools import joined_name
 from shared.wire.items import (
+    CustomToolCall,
+    CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
     InputFile,
@@ -21,7 +24,10 @@ from shared.wire.items import (
     OutputText,
     Reasoning,
     Refusal,
+    ToolCall,
+    ToolOutput,
 )
+from worker.translate.custom_tools import wrap
 from worker.translate.profiles import Profile
 
 Json = dict[str, Any]
@@ -47,7 +53,7 @@ class _Turn:
     text: str | None = None
     refusal: str | None = None
     thoughts: list[str] = field(default_factory=list)
-    calls: list[FunctionCall] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
 
 
 class _Writer:
@@ -56,19 +62,19 @@ class _Writer:
         self._messages: list[Json] = []
         self._turn: _Turn | None = None
         self._thoughts: list[str] = []  # of the next turn
-        self._called = {item.call_id for item in items if isinstance(item, FunctionCall)}
-        self._outputs: dict[str, deque[FunctionCallOutput]] = {}
+        self._called = {item.call_id for item in items if isinstance(item, FunctionCall | CustomToolCall)}
+        self._outputs: dict[str, deque[ToolOutput]] = {}
         for item in items:
-            if isinstance(item, FunctionCallOutput):
+            if isinstance(item, FunctionCallOutput | CustomToolCallOutput):
                 self._outputs.setdefault(item.call_id, deque()).append(item)
 
     def feed(self, item: Item) -> None:
         if isinstance(item, Reasoning):
             parts = item.content or item.summary or []
             self._thoughts.append("".join(part.text for part in parts))
-        elif isinstance(item, FunctionCall):
+        elif isinstance(item, FunctionCall | CustomToolCall):
             self._call(item)
-        elif isinstance(item, FunctionCallOutput):
+        elif isinstance(item, FunctionCallOutput | CustomToolCallOutput):
             self._close_turn()
             if item.call_id not in self._called:  # refused at the front end; the backend shall say so, too
                 self._answer([item])
@@ -93,7 +99,7 @@ class _Writer:
         else:
             self._messages.append({"role": role, "content": content})
 
-    def _call(self, call: FunctionCall) -> None:
+    def _call(self, call: ToolCall) -> None:
         if call.status == "incomplete" and not self._outputs.get(call.call_id):
             return  # what is left of an answer that was cut: nobody ran it
         if self._turn is not None and self._turn.calls and self._thoughts:
@@ -129,11 +135,12 @@ class _Writer:
         elif place != "drop" and (thoughts or (has_calls and self._profile.reasoning_required_with_calls)):
             message[place] = thoughts
 
-    def _write_call(self, call: FunctionCall) -> Json:
-        function = {"name": call.name, "arguments": call.arguments}
+    def _write_call(self, call: ToolCall) -> Json:
+        arguments = call.arguments if isinstance(call, FunctionCall) else wrap(call.input)
+        function = {"name": joined_name(call.name, call.namespace), "arguments": arguments}
         return {"id": self._call_id(call.call_id), "type": "function", "function": function}
 
-    def _answer(self, outputs: list[FunctionCallOutput]) -> None:
+    def _answer(self, outputs: list[ToolOutput]) -> None:
         images: list[Json] = []
         for output in outputs:
             parts = [InputText(output.output)] if isinstance(output.output, str) else output.output

@@ -8,16 +8,20 @@ from typing import Any
 
 import msgspec
 
+from shared.core.tools import Offer, fits, limit, offers
 from shared.wire.items import (
     AllowedTools,
+    CustomChoice,
+    CustomTool,
     FunctionChoice,
-    FunctionTool,
     Item,
     JsonObjectFormat,
     JsonSchemaFormat,
 )
 from shared.wire.requests import Request
+from worker.translate.chat_calls import Offered
 from worker.translate.chat_messages import Json, plan_messages
+from worker.translate.custom_tools import plan_function
 from worker.translate.profiles import Profile
 
 # Sent under the same name when the request has them.
@@ -32,6 +36,8 @@ _SAME_NAME = (
     "repetition_penalty",
     "verbosity",
     "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
     "safety_identifier",
     "user",
 )
@@ -50,6 +56,8 @@ def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile:
         if value is not None and name not in profile.drop_params:
             least, most = profile.clamp.get(name, (None, None))
             body[name] = value if least is None or most is None else min(max(value, least), most)
+    if request.service_tier != "default" and "service_tier" not in profile.drop_params:
+        body["service_tier"] = request.service_tier
     if profile.logprobs and (request.top_logprobs or "message.output_text.logprobs" in request.include):
         body["logprobs"] = True
         if request.top_logprobs:
@@ -65,18 +73,24 @@ def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile:
     return msgspec.json.encode(body)
 
 
+def offered_by(request: Request) -> Offered:
+    """What the model may call, for whoever reads its answer."""
+    offered = list(offers(request.tools))
+    return Offered({offer.name: offer for offer in offered}, limit(request.tool_choice, offered))
+
+
 def _tools(request: Request, profile: Profile) -> Json:
     """``tools``, ``tool_choice`` and ``parallel_tool_calls``. Auto is everybody's default and not sent."""
-    tools, choice = request.tools, request.tool_choice
+    tools, choice = list(offers(request.tools)), request.tool_choice
     wanted: Any = None
-    if isinstance(choice, FunctionChoice):
-        tools = [tool for tool in tools if tool.name == choice.name]
+    if isinstance(choice, FunctionChoice | CustomChoice):
+        tools = [tool for tool in tools if fits(choice, tool)]
         if "function" in profile.tool_choices:
-            wanted = {"type": "function", "function": {"name": choice.name}}
+            wanted = {"type": "function", "function": {"name": tools[0].name}} if tools else None
         elif "required" in profile.tool_choices:
             wanted = "required"
     elif isinstance(choice, AllowedTools):
-        allowed = {tool.name for tool in choice.tools}
+        allowed = limit(choice, tools) or ()
         tools = [tool for tool in tools if tool.name in allowed]
         if choice.mode in profile.tool_choices:
             wanted = choice.mode
@@ -94,8 +108,11 @@ def _tools(request: Request, profile: Profile) -> Json:
     return found
 
 
-def _tool(tool: FunctionTool, profile: Profile) -> Json:
-    function: Json = {"name": tool.name}
+def _tool(offer: Offer, profile: Profile) -> Json:
+    tool = offer.tool
+    if isinstance(tool, CustomTool):
+        return {"type": "function", "function": plan_function(tool, offer.name)}
+    function: Json = {"name": offer.name}
     if tool.description is not None:
         function["description"] = tool.description
     function["parameters"] = _NO_PARAMETERS if tool.parameters is None else tool.parameters
@@ -106,6 +123,8 @@ def _tool(tool: FunctionTool, profile: Profile) -> Json:
 
 def _response_format(request: Request, profile: Profile) -> Json:
     wanted = request.format
+    if isinstance(request.tool_choice, FunctionChoice | CustomChoice):
+        return {}  # some clients ask for both; the answer is a call then, and its schema is the tool's
     if isinstance(wanted, JsonSchemaFormat) and profile.response_format == "schema":
         schema: Json = {"name": wanted.name, "schema": wanted.schema, "strict": bool(wanted.strict)}
         if wanted.description is not None:

@@ -13,7 +13,7 @@ from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
 from shared.wire.items import Logprob
 from shared.wire.responses import ResponseError, Usage
-from worker.translate.chat_calls import LEGACY_INDEX, Calls, mend
+from worker.translate.chat_calls import ANYTHING, LEGACY_INDEX, Calls, Offered, mend
 from worker.translate.chat_chunk import (
     Choice,
     Chunk,
@@ -49,10 +49,10 @@ FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter
 class ChatStream:
     """One answer. ``ended`` once it said why it stopped: then only its usage may still come."""
 
-    def __init__(self, emit: Emitter, profile: Profile) -> None:
+    def __init__(self, emit: Emitter, profile: Profile, offered: Offered = ANYTHING) -> None:
         self._emit = emit
         self._profile = profile
-        self._calls = Calls(emit, interleaved=profile.interleaved_calls)
+        self._calls = Calls(emit, interleaved=profile.interleaved_calls, offered=offered)
         self._think: ThinkSplitter | None = None
         if profile.think_tags is not None:
             self._think = ThinkSplitter(*profile.think_tags, starts_inside=profile.starts_in_think)

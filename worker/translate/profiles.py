@@ -8,7 +8,12 @@ import msgspec
 ReasoningField = Literal["reasoning_content", "reasoning", "reasoning_details"]
 ToolChoiceValue = Literal["none", "required", "function"]
 
-OPENAI_PARAMS = frozenset({"verbosity", "prompt_cache_key", "safety_identifier", "user"})
+OPENAI_PARAMS = frozenset(
+    {
+        *("verbosity", "safety_identifier", "user", "service_tier"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+    }
+)
 LOCAL_PARAMS = frozenset({"top_k", "repetition_penalty"})
 
 

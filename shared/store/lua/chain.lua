@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
--- The items of a response's chain, oldest first, and lifetimes at least keep_s from now.
+-- The items of a response's chain, oldest first, behind what the oldest link read of a conversation, if it is in one.
+-- Lifetimes become at least keep_s from now; with 0 they are left alone.
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes
--- -> {'ok', input, output, input, output, ...} (JSON arrays) | {'gone'} | {'long'}
+-- -> {'ok', {id of a deleted item, ...}, {batch, ...}, input, output, input, output, ...} (all items are JSON arrays; the
+--    deleted ones are still in the batches) | {'gone'} | {'long'}
 local id, keep = ARGV[1], tonumber(ARGV[3])
 -- A deleted response's block may live on for younger turns: without its record nobody may start from it.
 if ARGV[2] ~= '' and redis.call('HGET', P .. 'r:' .. id, 'tenant') ~= ARGV[2] then return {'gone'} end
-local links, size = {}, 0
+local links, size, origin = {}, 0, nil
 while id ~= '' do
   local key = P .. 'b:' .. id
-  local b = redis.call('HMGET', key, 'parent', 'input', 'output')
+  local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'batches', 'dropped')
   if not b[1] then return {'gone'} end
   local input, output = b[2] or '[]', b[3] or '[]'
   size = size + #input + #output
@@ -16,9 +18,19 @@ while id ~= '' do
   if #links > tonumber(ARGV[4]) or size > tonumber(ARGV[5]) then return {'long'} end
   local ttl = redis.call('TTL', key)
   if ttl >= 0 and ttl < keep then redis.call('EXPIRE', key, keep) end
-  id = b[1]
+  id, origin = b[1], b[4] and b
 end
-local answer = {'ok'}
+local deleted, batches = {}, {}
+if origin then
+  local conversation = origin[4]
+  if redis.call('EXISTS', P .. 'c:' .. conversation) == 0 then return {'gone'} end
+  if origin[5] ~= '0' then batches = redis.call('LRANGE', P .. 'ci:' .. conversation, 0, origin[5] - 1) end
+  if origin[6] ~= '0' then deleted = redis.call('ZRANGE', P .. 'cd:' .. conversation, 0, origin[6] - 1) end
+  for _, batch in ipairs(batches) do size = size + #batch end
+  if size > tonumber(ARGV[5]) then return {'long'} end
+  if keep > 0 then keep_conversation(conversation) end
+end
+local answer = {'ok', deleted, batches}
 for i = #links, 1, -1 do
   table.insert(answer, links[i][1])
   table.insert(answer, links[i][2])

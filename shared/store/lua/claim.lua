@@ -19,7 +19,7 @@ end
 
 local function take(id)
   local r = P .. 'r:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'begin')
+  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'begin', 'polled')
   if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
   redis.call('HINCRBY', r, 'attempt', 1)
   redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
@@ -29,6 +29,8 @@ local function take(id)
       log(id, v[4], 1, v[6])
       redis.call('HSET', r, 'seq', v[4] + 1)
       tell(v[5], 'e ' .. id .. ' ' .. v[4] .. ' 1', v[6])
+    elseif v[7] then
+      tell(v[5], 'p ' .. id .. ' in_progress 0', '')
     end
     redis.call('HDEL', r, 'begin')
   end

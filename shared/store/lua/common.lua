@@ -9,6 +9,7 @@ local PACK_MS = 60000           -- how long after the end a log is packed
 local MAX_MESSAGE_BYTES = 65536 -- a larger batch is only announced
 local MAX_PUBLISHED_BYTES = 4194304 -- of one script: more would cut the subscribers' connections
 local MAX_INBOXES = 32
+local IDEMPOTENT_S = 86400      -- how long an Idempotency-Key counts, if its response lives so long
 
 local function now()
   local t = redis.call('TIME')
@@ -72,12 +73,72 @@ local function watch_with(id, inboxes, inbox)
   end
 end
 
+-- What an Idempotency-Key stands for: nil (it is free, or its response is gone) | 'reused' (it came with another body) |
+-- the id of its response
+local function recalled(tenant, hash, body)
+  local made, from = string.match(redis.call('GET', P .. 'idem:' .. tenant .. ':' .. hash) or '', '^(%S+) (%S+)$')
+  if not made or redis.call('EXISTS', P .. 'r:' .. made) == 0 then return nil end
+  return from == body and made or 'reused'
+end
+
+-- A conversation: a record, a list of batches of items (JSON arrays, never decoded here), and the ids of deleted items in the
+-- order of their deletion. Batches and deleted ids are only ever added, so two numbers tell what a response has read.
+
+-- Whether the holder of a lock still runs; a lock whose holder has ended or is gone is free.
+local function holds(lock)
+  local status = lock ~= '' and redis.call('HGET', P .. 'r:' .. lock, 'status')
+  return status and not terminal(status)
+end
+
+-- From now on it lives for keep_s; while a response holds it, it does not expire.
+local function keep_conversation(id)
+  local v = redis.call('HMGET', P .. 'c:' .. id, 'keep_s', 'lock')
+  if not v[1] then return end
+  local held = holds(v[2])
+  for _, kind in ipairs({'c:', 'ci:', 'cd:'}) do
+    if held then redis.call('PERSIST', P .. kind .. id) else redis.call('EXPIRE', P .. kind .. id, v[1]) end
+  end
+end
+
+local function add_items(id, items)
+  if items == '[]' then return end
+  redis.call('RPUSH', P .. 'ci:' .. id, items)
+  redis.call('HINCRBY', P .. 'c:' .. id, 'size', #items)
+end
+
+local function drop_conversation(id)
+  redis.call('DEL', P .. 'c:' .. id, P .. 'ci:' .. id, P .. 'cd:' .. id)
+end
+
+-- A block that refers to a conversation is removed.
+local function leave_conversation(id)
+  local v = redis.call('HMGET', P .. 'c:' .. id, 'deleted', 'refs')
+  if not v[1] then return end
+  redis.call('HINCRBY', P .. 'c:' .. id, 'refs', -1)
+  if v[1] == '1' and tonumber(v[2]) <= 1 then drop_conversation(id) end
+end
+
+-- The response that holds a conversation has ended: its items are added when it has an answer, and the next one may come.
+local function end_turn(id, response, status, output)
+  local c = P .. 'c:' .. id
+  local v = redis.call('HMGET', c, 'lock', 'deleted')
+  if v[1] ~= response then return end
+  redis.call('HSET', c, 'lock', '')
+  if v[2] ~= '1' and (status == 'completed' or status == 'incomplete') then
+    add_items(id, redis.call('HGET', P .. 'b:' .. response, 'input'))
+    add_items(id, output)
+  end
+  keep_conversation(id)
+end
+
 -- The one way to a terminal status. The caller has checked attempt, status and cancel.
 local function settle(id, status, first, count, frames, object, output)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
   local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane')
   redis.call('SET', P .. 'o:' .. id, object, 'EX', v[2])
   redis.call('HSET', b, 'output', output)
+  local conversation = redis.call('HGET', b, 'conversation')
+  if conversation then end_turn(conversation, id, status, output) end
   if redis.call('TTL', b) < tonumber(v[2]) then redis.call('EXPIRE', b, v[2]) end
   if v[1] == '1' then
     log(id, first, count, frames)

@@ -1,11 +1,19 @@
 #!lua
 -- Accept a response, whole or not at all. Refused by Redis itself at maxmemory (no allow-oom).
 -- ARGV: id, tenant, lane, inbox, stream, background, store (each 0 or 1), keep_s, parent, max_queue, request_id,
---       request, object, input, job, first frames, their count, frame of response.in_progress
--- -> {'ok'} | {'full', depth} | {'parent'}. Repeated: {'ok'}.
-local id, lane, parent = ARGV[1], ARGV[3], ARGV[9]
+--       request, object, input, job, first frames, their count, frame of response.in_progress,
+--       conversation, numbers of batches and of deleted items that were read of it, head_start_ms,
+--       hashes of the Idempotency-Key and of the body ('' without one)
+-- -> {'ok'} | {'full', depth} | {'parent'} | {'conversation'} (there is no such one) | {'locked'} (in use, or written to
+--    since it was read) | {'made'} (by an earlier call with that Idempotency-Key) | {'reused'} (it came with another body).
+--    Repeated: {'ok'}.
+local id, lane, parent, conversation = ARGV[1], ARGV[3], ARGV[9], ARGV[19]
 local r = P .. 'r:' .. id
 if redis.call('EXISTS', r) == 1 then return {'ok'} end
+if ARGV[23] ~= '' then
+  local made = recalled(ARGV[2], ARGV[23], ARGV[24])
+  if made then return {made == 'reused' and made or 'made'} end
+end
 local depth = 0
 for _, each in ipairs(LANES) do depth = depth + redis.call('ZCARD', QUEUE .. each) end
 if depth >= tonumber(ARGV[10]) then return {'full', depth} end
@@ -14,16 +22,36 @@ if parent ~= '' then
   if not p[1] or p[2] ~= ARGV[2] or p[3] ~= '1' or not terminal(p[1]) then return {'parent'} end
   redis.call('HINCRBY', P .. 'b:' .. parent, 'refs', 1)
 end
+if conversation ~= '' then
+  local c = P .. 'c:' .. conversation
+  local v = redis.call('HMGET', c, 'tenant', 'deleted', 'lock')
+  if not v[1] or v[1] ~= ARGV[2] or v[2] == '1' then return {'conversation'} end
+  if ARGV[7] == '1' then -- with store=false it only reads
+    local batches, deleted = redis.call('LLEN', P .. 'ci:' .. conversation), redis.call('ZCARD', P .. 'cd:' .. conversation)
+    if holds(v[3]) or batches ~= tonumber(ARGV[20]) or deleted ~= tonumber(ARGV[21]) then return {'locked'} end
+    redis.call('HSET', c, 'lock', id)
+    redis.call('HINCRBY', c, 'refs', 1)
+  end
+end
 local t = now()
+local order = t - tonumber(ARGV[22])
 local count = tonumber(ARGV[17])
 redis.call('HSET', r, 'v', 1, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
   'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'begin', ARGV[18], 'owner', '',
   'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
-  'seq', count, 'created', t, 'order', t)
+  'seq', count, 'created', t, 'order', order)
 redis.call('SET', P .. 'q:' .. id, ARGV[12])
 redis.call('SET', P .. 'o:' .. id, ARGV[13])
 redis.call('HSET', P .. 'b:' .. id, 'v', 1, 'parent', parent, 'input', ARGV[14], 'refs', 0)
+if conversation ~= '' then
+  redis.call('HSET', P .. 'b:' .. id, 'conversation', conversation, 'batches', ARGV[20], 'dropped', ARGV[21],
+    'counted', ARGV[7])
+  keep_conversation(conversation)
+end
+if ARGV[23] ~= '' then
+  redis.call('SET', P .. 'idem:' .. ARGV[2] .. ':' .. ARGV[23], id .. ' ' .. ARGV[24], 'EX', IDEMPOTENT_S)
+end
 redis.call('SET', JOB .. id, ARGV[15])
 if count > 0 then log(id, 0, count, ARGV[16]) end
-enqueue(id, lane, t, t)
+enqueue(id, lane, order, t)
 return {'ok'}

@@ -103,6 +103,23 @@ async def test_submit_writes_a_job_that_arq_can_read(responses: Responses, redis
     assert job == {"t": None, "f": "respond", "a": [rid(1)], "k": {}, "et": 1_790_000_000_000}
 
 
+async def test_submit_with_a_head_start_queues_earlier_or_later(responses: Responses, redis: Redis) -> None:
+    for number, head_start_ms in ((1, -60_000), (2, 0), (3, 60_000)):
+        await submit(responses, new(number, head_start_ms=head_start_ms))
+    assert await redis.zrange(queue("foreground"), 0, -1) == [f"{{{PARTITION}}}:{rid(number)}" for number in (3, 2, 1)]
+    about_it = await record(redis, 3)
+    assert float(about_it["created"]) - float(about_it["order"]) == pytest.approx(60_000, abs=1)
+
+
+async def test_a_block_is_read_by_its_own_tenant_while_it_is_stored(responses: Responses, redis: Redis) -> None:
+    await submit(responses, new(1))
+    await submit(responses, new(2, store=False))
+    assert await responses.items_of(rid(1), TENANT) == [b'["in"]', b"[]"]
+    assert await responses.items_of(rid(1), "other") == []
+    assert await responses.items_of(rid(2), TENANT) == []
+    assert await responses.items_of(rid(3), TENANT) == []
+
+
 async def test_submit_without_a_log(responses: Responses, redis: Redis) -> None:
     await submit(responses, new(1, stream=False))
     assert not await redis.exists(key("e", 1))
@@ -592,6 +609,13 @@ async def test_release_with_a_delay_waits_outside_of_the_queue(responses: Respon
     assert await waits(redis)
 
 
+async def test_cancel_of_what_waits_for_its_next_try(responses: Responses, redis: Redis) -> None:
+    await started(responses, 1)
+    await responses.release(rid(1), 1, "retry", delay_s=20, tries=2)
+    assert await cancel(responses, 1, seq=2) == ("settled", "")
+    assert not await redis.exists(LIVE, queue(), job_key(1))
+
+
 async def test_release_is_refused(responses: Responses, redis: Redis) -> None:
     for number in (1, 2, 3):
         await started(responses, number)
@@ -818,6 +842,13 @@ async def test_chain_lengthens_lifetimes_and_shortens_none(responses: Responses,
     await chain(responses, 3, keep_s=500)
     assert await redis.ttl(key("b", 1)) == pytest.approx(500, abs=5)
     assert await redis.ttl(key("b", 3)) == pytest.approx(KEEP_S, abs=5)
+
+
+async def test_chain_gives_no_lifetime_to_what_has_not_ended(responses: Responses, redis: Redis) -> None:
+    await ended(responses, 1)
+    await started(responses, 2, parent=rid(1))
+    await chain(responses, 2, keep_s=500)
+    assert await redis.ttl(key("b", 2)) == -1
 
 
 # lifetimes, maxmemory, the helper

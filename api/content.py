@@ -1,0 +1,86 @@
+"""Content parts of input items: lengths, addresses of images, data that claims to be base64."""
+
+import binascii
+import re
+from collections.abc import Sequence
+
+from api.decoding import MAX_TEXT_CHARS, check_length
+from shared.errors import InvalidRequest
+from shared.wire.items import InputAudio, InputFile, InputImage, InputText, MessagePart, OutputText, Refusal
+
+MAX_IMAGE_URL_CHARS = 20_971_520
+MAX_FILE_DATA_CHARS = 73_400_320
+MAX_FILENAME_CHARS = 1024
+
+_DATA_URL = re.compile(r"data:([A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)(?:;[A-Za-z0-9.+-]+=[^;,]*)*;base64,")
+_MAX_HEAD_CHARS = 256
+
+
+def check_parts(parts: str | Sequence[MessagePart], path: str) -> None:
+    """The content (or the output) at *path*."""
+    if isinstance(parts, str):
+        check_length(parts, path, MAX_TEXT_CHARS)
+        return
+    for i, part in enumerate(parts):
+        _check_part(part, f"{path}[{i}]")
+
+
+def _check_part(part: MessagePart, path: str) -> None:
+    match part:
+        case InputText() | OutputText():
+            check_length(part.text, f"{path}.text", MAX_TEXT_CHARS)
+        case Refusal():
+            check_length(part.refusal, f"{path}.refusal", MAX_TEXT_CHARS)
+        case InputAudio():
+            message = "Unsupported value: 'input_audio' is not offered by this server."
+            raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
+        case InputImage():
+            if part.file_id is not None:
+                raise _not_stored(f"{path}.file_id")
+            if part.image_url is None:
+                raise _missing(f"{path}.image_url")
+            _check_image_url(part.image_url, f"{path}.image_url")
+        case InputFile():
+            for name in ("file_id", "file_url"):
+                if getattr(part, name) is not None:
+                    raise _not_stored(f"{path}.{name}")
+            if part.file_data is None:
+                raise _missing(f"{path}.file_data")
+            check_length(part.filename, f"{path}.filename", MAX_FILENAME_CHARS)
+            check_length(part.file_data, f"{path}.file_data", MAX_FILE_DATA_CHARS)
+            if part.file_data.startswith("data:"):
+                _check_data_url(part.file_data, f"{path}.file_data", "")
+            elif not part.file_data:
+                raise _missing(f"{path}.file_data")
+
+
+def _check_image_url(url: str, path: str) -> None:
+    check_length(url, path, MAX_IMAGE_URL_CHARS)
+    if url.startswith("data:"):
+        _check_data_url(url, path, "image/")
+    elif not re.match(r"https?://[^\s/]", url):
+        message = f"Invalid '{path}'. Expected a valid URL, but got a value with an invalid format."
+        raise InvalidRequest(message, param=path, code="invalid_value")
+
+
+def _check_data_url(url: str, path: str, kind: str) -> None:
+    """*url* is ``data:<type>;base64,<data>``, its type one of *kind*, its data not empty and in base64."""
+    head = _DATA_URL.match(url, 0, _MAX_HEAD_CHARS)
+    if head is None or not head.group(1).startswith(kind) or len(url) == head.end():
+        form = f"data:{kind or 'application/pdf'}{'png' if kind else ''};base64,..."
+        message = f"Invalid '{path}'. Expected a base64-encoded data URL (such as '{form}')."
+        raise InvalidRequest(message, param=path, code="invalid_value")
+    try:
+        binascii.a2b_base64(url[head.end() :], strict_mode=True)
+    except ValueError:
+        message = f"Invalid '{path}'. Expected base64-encoded data behind the comma, but got an invalid value."
+        raise InvalidRequest(message, param=path, code="invalid_value") from None
+
+
+def _missing(path: str) -> InvalidRequest:
+    return InvalidRequest(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+
+
+def _not_stored(path: str) -> InvalidRequest:
+    message = f"Unsupported value: '{path}' cannot be used; send the content itself (image_url or file_data)."
+    return InvalidRequest(message, param=path, code="unsupported_value")

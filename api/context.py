@@ -1,0 +1,113 @@
+"""What comes before a request's own input: the chain of its parent, or the items of its conversation."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from api.items import check_pairing
+from api.references import References
+from api.validate import Accepted
+from shared.config import Settings, find_model
+from shared.core.history import item_id_of, split
+from shared.core.window import surely_overflows, text_bytes
+from shared.errors import InvalidRequest, NotFound
+from shared.ids import is_conversation_id, is_response_id
+from shared.store.conversations import Conversations
+from shared.store.responses import Responses
+from shared.wire.items import Item
+from shared.wire.requests import Request
+
+_decode_items = msgspec.json.Decoder(list[Item]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``taken`` are the ids that no other item may have, those of deleted items included; ``read`` says how much there
+    was of the conversation (``Head.batches`` and ``Head.deleted``)."""
+
+    items: list[Item]
+    taken: frozenset[str] = frozenset()
+    read: tuple[int, int] = (0, 0)
+
+
+async def read_context(
+    accepted: Accepted, tenant: str, responses: Responses, conversations: Conversations, settings: Settings
+) -> Context:
+    """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context."""
+    request = accepted.request
+    if request.previous_response_id is not None:
+        context = await _read_chain(request.previous_response_id, tenant, responses, settings)
+    elif request.conversation is not None:
+        context = await _read_conversation(
+            request.conversation.id, tenant, conversations, settings, writes=request.store
+        )
+    else:
+        context = Context([])
+    if accepted.references:
+        references = References(context.items, tenant, responses, conversations)
+        await references.put(accepted.items, accepted.references)
+    check_pairing([*context.items, *accepted.items])
+    return context
+
+
+def check_window(request: Request, items: list[Item], settings: Settings) -> None:
+    """Refuse what surely does not fit into the model's context window. *items* is the whole context."""
+    row = find_model(settings.models, request.model, request.channel)
+    if row is None or not row.context_tokens or request.truncation == "auto":
+        return
+    if surely_overflows(len(request.instructions or "") + text_bytes(items), row.context_tokens):
+        message = (
+            f"Your input exceeds the context window of this model ({row.context_tokens} tokens). "
+            "Please adjust your input and try again, or send truncation='auto'."
+        )
+        raise InvalidRequest(message, param="input", code="context_length_exceeded")
+
+
+async def _read_chain(parent: str, tenant: str, responses: Responses, settings: Settings) -> Context:
+    if not is_response_id(parent) or await responses.read(parent, tenant) is None:
+        raise parent_not_found(parent)
+    chain = await responses.chain(
+        parent, tenant, keep_s=settings.context_keep_s,
+        max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
+    )  # fmt: skip
+    if chain == "gone":
+        raise parent_not_found(parent)
+    if isinstance(chain, str):
+        message = "The chain of previous responses is too long for this server. Start a new one."
+        raise InvalidRequest(message, param="previous_response_id", code="context_length_exceeded")
+    items = [item for batch in chain for item in _decode_items(batch)]
+    return Context(items, frozenset(item.id for item in items if item.id))
+
+
+async def _read_conversation(
+    conversation_id: str, tenant: str, conversations: Conversations, settings: Settings, *, writes: bool
+) -> Context:
+    history = await conversations.load(conversation_id, tenant) if is_conversation_id(conversation_id) else None
+    if history is None:
+        raise conversation_not_found(conversation_id, param="conversation")
+    if writes and history.head.locked:
+        raise conversation_locked()
+    if history.head.size_bytes > settings.max_context_bytes:
+        raise conversation_too_long()
+    items = [item for batch in history.items for item in _decode_items(batch)]
+    taken = frozenset(item_id_of(item) for item in split(history.everything))
+    return Context(items, taken, (history.head.batches, history.head.deleted))
+
+
+def parent_not_found(parent: str | None) -> InvalidRequest:
+    message = f"Previous response with id '{parent}' not found."
+    return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
+
+
+def conversation_not_found(conversation_id: str, *, param: str | None = None) -> NotFound:
+    return NotFound(f"Conversation with id '{conversation_id[:80]}' not found.", param=param)
+
+
+def conversation_locked() -> InvalidRequest:
+    message = "Another process is currently operating on this conversation. Please retry in a few seconds."
+    return InvalidRequest(message, param="conversation", code="conversation_locked")
+
+
+def conversation_too_long() -> InvalidRequest:
+    message = "The conversation is too long for this server. Start a new one."
+    return InvalidRequest(message, param="conversation", code="context_length_exceeded")

@@ -1,0 +1,136 @@
+"""Wait for what becomes of a response: its end (foreground calls), or the next change of its status (long polls)."""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from api.resources import CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
+from shared.core.emitter import Ending
+from shared.core.lifecycle import TERMINAL
+from shared.errors import ApiError, NotFound, StoreUnavailable
+from shared.hub import Reader
+from shared.store.responses import NewResponse, Snapshot
+from shared.wire.responses import ResponseError, Status
+
+GRACE_S = 5.0
+"""What a foreground response may take longer than ``max_foreground_s``, until the front end ends it itself."""
+RECHECK_S = 5.0
+WITHDRAW_TRIES, WITHDRAW_WAIT_S = 60, 1.0
+POLL_AFTER_MS = 1000
+"""What a client is told to wait until it asks again."""
+ASK_AGAIN = {"openai-poll-after-ms": str(POLL_AFTER_MS)}
+RUNNING, ENDED = b"eap", b"zysr"
+"""What the hub says of a response that runs, and of one that has ended."""
+
+log = structlog.get_logger()
+
+
+def not_found(response_id: str) -> NotFound:
+    return NotFound(f"Response with id '{response_id[:80]}' not found.")
+
+
+async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> bytes:
+    """The object of a foreground response, once it has ended. This process's inbox is on its record."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + app[SETTINGS].max_foreground_s + GRACE_S
+    while True:
+        heard = await reader.next(max(0.0, min(RECHECK_S, deadline - loop.time())))
+        if heard is not None and heard.kind == b"s" and heard.blob:
+            return heard.blob
+        if heard is not None and heard.kind in RUNNING:
+            continue
+        try:
+            if loop.time() >= deadline:
+                error = ResponseError(
+                    "server_error", "No worker took this response in time. Create it with background=true."
+                )
+                snapshot = await app[CANCELLER].cancel(response_id, tenant, Ending("failed", error=error))
+            else:
+                snapshot = await app[RESPONSES].read(response_id, tenant)
+        except StoreUnavailable as away:
+            if loop.time() >= deadline:
+                raise
+            log.warning("redis.unavailable", error=str(away))
+            await asyncio.sleep(0.5)
+            continue
+        if snapshot is None:
+            raise not_found(response_id)
+        if snapshot.status in TERMINAL:
+            return snapshot.object
+
+
+async def join(app: web.Application, response_id: str, tenant: str) -> bytes:
+    """The object of a foreground response that another call has created, once it has ended."""
+    with app[HUB].listen(response_id) as reader:
+        try:
+            await app[RESPONSES].attend(response_id, tenant, app[HUB].process)
+            snapshot = await app[RESPONSES].read(response_id, tenant)
+            if snapshot is None:
+                raise not_found(response_id)
+            if snapshot.status in TERMINAL:
+                return snapshot.object
+            return await wait_for_end(app, response_id, tenant, reader)
+        except asyncio.CancelledError:
+            spawn(app, leave(app, response_id))
+            raise
+
+
+async def poll(app: web.Application, response_id: str, tenant: str, wait_s: float, *, since: Status) -> Snapshot | None:
+    """The response as soon as its status is no longer *since*, or as it is when *wait_s* is over or this process
+    drains."""
+    loop, state, responses = asyncio.get_running_loop(), app[STATE], app[RESPONSES]
+    deadline = loop.time() + wait_s
+    with app[HUB].listen(response_id) as reader:
+        await responses.attend(response_id, tenant, app[HUB].process)
+        state.polls.add(reader)
+        try:
+            while True:
+                snapshot = await responses.read(response_id, tenant)
+                if snapshot is None or snapshot.status != since or state.draining:
+                    return snapshot
+                while (left_s := deadline - loop.time()) > 0:
+                    heard = await reader.next(min(RECHECK_S, left_s))
+                    if heard is None or since == "queued" or heard.kind in ENDED:
+                        break
+                else:
+                    return snapshot
+        finally:
+            state.polls.discard(reader)
+            spawn(app, leave(app, response_id))
+
+
+async def leave(app: web.Application, response_id: str) -> None:
+    """To be called when a reader goes before the end: the last one here takes the inbox off the record."""
+    if app[HUB].listeners(response_id) == 0:
+        try:
+            await app[RESPONSES].leave(response_id, app[HUB].process)
+        except StoreUnavailable:
+            log.info("redis.unavailable", response_id=response_id)
+
+
+def progress_headers(snapshot: Snapshot) -> dict[str, str]:
+    """When to ask again, and where in its queue it waits (from 1)."""
+    if snapshot.status in TERMINAL:
+        return {}
+    place = {} if snapshot.place is None else {"x-respool-queue-position": str(snapshot.place + 1)}
+    return ASK_AGAIN | place
+
+
+async def hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.Task[Any]") -> None:
+    """The creator of a foreground response has gone: end it, to free its slot and the backend."""
+    await asyncio.wait([submitting])
+    if submitting.exception() is None:
+        await withdraw(app, new)
+
+
+async def withdraw(app: web.Application, new: NewResponse) -> None:
+    """Cancel a response that nobody waits for, as soon as Redis allows it."""
+    for _ in range(WITHDRAW_TRIES):
+        try:
+            await app[CANCELLER].cancel(new.id, new.tenant)
+            return
+        except (StoreUnavailable, ApiError) as error:
+            log.warning("redis.unavailable", error=str(error))
+        await asyncio.sleep(WITHDRAW_WAIT_S)
