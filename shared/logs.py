@@ -86,14 +86,34 @@ def configure(level: str, log_format: Literal["auto", "console", "json"], *, roo
     structlog.configure(
         processors=[*common, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=_Stdout,
         cache_logger_on_first_use=True,
     )
     _take_over_stdlib(number, common, last)
 
 
+class _Stdout:
+    """Prints to what is standard output at that moment: a logger outlives the stream that a test captured."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def msg(self, message: str) -> None:
+        sys.stdout.write(message + "\n")
+        sys.stdout.flush()
+
+    log = debug = info = warn = warning = error = critical = fatal = exception = msg
+
+
+class _StdoutHandler(logging.Handler):
+    """The same for what comes through the standard library."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _Stdout().msg(self.format(record))
+
+
 def _take_over_stdlib(level: int, common: list[Processor], last: list[Processor]) -> None:
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _StdoutHandler()
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *last]))
     root = logging.getLogger()

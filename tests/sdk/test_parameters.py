@@ -197,6 +197,16 @@ async def test_a_call_that_is_not_allowed_fails_the_response(
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
+async def test_the_echo_model_calls_what_it_may(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    response = await create(client, "echo", input="echo:call", tools=[CUSTOM, TOOL])
+    assert [(item["type"], item.get("input")) for item in response["output"]] == [("custom_tool_call", "echo")]
+    choice = {"type": "function", "name": "f"}
+    response = await create(client, "echo", input="echo:call", tools=[CUSTOM, TOOL], tool_choice=choice)
+    assert [(item["type"], item.get("arguments")) for item in response["output"]] == [("function_call", "{}")]
+    response = await create(client, "echo", input="echo:call", tools=[TOOL], tool_choice="none")
+    assert [item["type"] for item in response["output"]] == ["message"]
+
+
 async def test_obfuscation_comes_when_asked_for(
     client: openai.AsyncOpenAI, raw: RawClient, upstream: FakeUpstream
 ) -> None:

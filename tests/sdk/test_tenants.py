@@ -267,12 +267,12 @@ async def test_a_key_is_made_listed_used_and_revoked(
     assert "laptop" not in await respool(keyed, "keys", "list")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["x\ny"], [""], ["x" * 65], ["x", "--tenant", "a b"], ["x", "--tenant", ""]], ids=str
-)
-async def test_bad_names_are_refused(arguments: list[str], keyed: ClusterThread) -> None:
+BAD_NAMES = (["x\ny"], [""], ["x" * 65], ["x", "--tenant", "a b"], ["x", "--tenant", ""])
+
+
+async def test_bad_names_are_refused(keyed: ClusterThread) -> None:
     before = await respool(keyed, "keys", "list")
-    await respool(keyed, "keys", "create", *arguments, code=1)
+    await asyncio.gather(*(respool(keyed, "keys", "create", *bad, code=1) for bad in BAD_NAMES))
     assert await respool(keyed, "keys", "list") == before
 
 
