@@ -90,6 +90,9 @@ INCLUDE = Field("include", list[Include], "Repeated, as `include[]`, or as a com
 DROPPED = Field("x-respool-dropped", str, "Parts of the request that were accepted but cannot be honoured.")
 COUNTED = Field("x-respool-token-count", Literal["exact", "estimate"], "Whether the model's own tokenizer counted.")
 IDEMPOTENCY = Field("Idempotency-Key", str, "The same key and body again lead to the same response.")
+REPLAYED = Field("x-respool-idempotent-replay", Literal["true"], "The response was created by an earlier call.")
+POLL_AFTER = Field("openai-poll-after-ms", int, "While it has not ended: when to ask again.")
+POSITION = Field("x-respool-queue-position", Annotated[int, Meta(ge=1)], "While it is queued: its place in the queue.")
 
 CREATE = (
     "Queues a response. The answer comes when it has ended, at once with `background`, or event by event with `stream`. "
@@ -107,7 +110,7 @@ _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/v1/responses", "Responses", "Create a response", Response, with_types(CreateBody, input=Input, tools=Tools),
-        stream=True, takes=(IDEMPOTENCY,), headers=(DROPPED,), errors=(400, 404, 413, 415, 422, 429), text=CREATE,
+        stream=True, takes=(IDEMPOTENCY,), headers=(DROPPED, REPLAYED, POLL_AFTER), errors=(400, 404, 413, 415, 422, 429), text=CREATE,
     ),
     Operation(
         "POST", "/v1/responses/input_tokens", "Responses", "Count input tokens", InputTokens,
@@ -118,8 +121,10 @@ OPERATIONS: tuple[Operation, ...] = (
         query=(
             Field("stream", bool, "Answer with events; only for responses created with `stream`."),
             Field("starting_after", Annotated[int, Meta(ge=0)], "The `sequence_number` of the last event seen."),
+            Field("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for another status; not with `stream`."),
             INCLUDE,
         ),
+        headers=(POLL_AFTER, POSITION),
     ),
     Operation("DELETE", _RESPONSE, "Responses", "Delete a response", Deleted, errors=(400, 404), text="It must have ended."),
     Operation("POST", f"{_RESPONSE}/cancel", "Responses", "Cancel a background response", Response, errors=(400, 404)),

@@ -22,6 +22,7 @@ from shared.store.ratios import Ratios
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
 from shared.store.tenants import Tenants
+from shared.tasks import end
 
 TICK_S = 1.0
 LAST_WORDS_S = 5.0
@@ -75,8 +76,7 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
         yield
         if tasks := set(app[STATE].spawned):
             await asyncio.wait(tasks, timeout=LAST_WORDS_S)
-        tick.cancel()
-        await asyncio.wait([tick])
+        await end(tick)
     await client.aclose()
     log.info("process.stopped", process=name)
 

@@ -21,6 +21,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from shared.store.redis import connect, inbox_channel
+from shared.tasks import end
 
 READER_BYTES = 4 << 20
 SILENCE_S = 5.0
@@ -130,8 +131,7 @@ class Hub:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end(self._task)
         await self._client.aclose()
 
     @contextlib.contextmanager

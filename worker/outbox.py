@@ -15,6 +15,7 @@ import structlog
 
 from shared.errors import StoreUnavailable
 from shared.store.responses import Responses, append_header, settle_part
+from shared.tasks import end
 from shared.wire.responses import Status
 
 MAX_PARTS = 256
@@ -214,8 +215,7 @@ class Outbox:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end(self._task)
 
     def line(self, response_id: str, attempt: int, seq: int, on_refused: OnRefused) -> Line:
         return Line(self, response_id, attempt, seq, on_refused)

@@ -134,10 +134,10 @@ async def _relay(
         ended = True
         return await stream.close()
     except (Gone, StoreUnavailable):
-        stream.cut()
         raise ConnectionResetError("the response is gone") from None
     finally:
         if not ended:
+            stream.cut()  # whatever it was: no other answer can follow what was sent
             spawn(request.app, follower.leave())
 
 

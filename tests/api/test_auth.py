@@ -12,9 +12,6 @@ from shared.errors import StoreUnavailable, Unauthorized
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
 from shared.store.tenants import Holder, Tenants, hash_of, is_key, new_key
-from support.valkey import redis, responses, valkey
-
-__all__ = ["redis", "responses", "valkey"]  # fixtures
 
 
 @pytest.fixture

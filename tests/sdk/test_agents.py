@@ -6,7 +6,15 @@ from typing import Any
 import agents
 import openai
 import pytest
-from agents import Agent, ModelSettings, OpenAIConversationsSession, OpenAIResponsesModel, RunConfig, Runner, SQLiteSession
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIConversationsSession,
+    OpenAIResponsesModel,
+    RunConfig,
+    Runner,
+    SQLiteSession,
+)
 
 from fakes.upstream import FakeUpstream, call_delta, reply
 

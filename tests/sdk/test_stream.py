@@ -139,7 +139,7 @@ async def test_beyond_the_end_there_is_nothing_but_the_end(client: openai.AsyncO
     stream = await client.responses.create(model="echo", input="echo:words=1", stream=True)
     last = [event async for event in stream][-1]
     path = f"/v1/responses/{last.response.id}?stream=true&starting_after="
-    for after in (last.sequence_number, 10_000):
+    for after in (last.sequence_number, 10_000, 10**14, 2**53):
         answer = await raw.get(f"{path}{after}")
         assert (answer.status, answer.body) == (200, DONE)
 

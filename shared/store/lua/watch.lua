@@ -8,7 +8,7 @@ local r, e = P .. 'r:' .. id, P .. 'e:' .. id
 local v = redis.call('HMGET', r, 'status', 'seq', 'stream', 'background', 'store', 'tenant', 'inboxes')
 if not v[1] or (ARGV[2] ~= '' and v[6] ~= ARGV[2]) then return {} end
 if ARGV[3] ~= '' and not terminal(v[1]) then watch_with(id, v[7], ARGV[3]) end
-local answer, size, from = {v[1], v[2], v[3], v[4], v[5]}, 0, (after + 2) .. '-0'
+local answer, size, from = {v[1], v[2], v[3], v[4], v[5]}, 0, string.format('%d-0', after + 2)
 if redis.call('TYPE', e).ok == 'string' then
   for _, part in ipairs({'0', '-1', redis.call('GET', e)}) do table.insert(answer, part) end
   return answer
