@@ -31,12 +31,19 @@ class Context:
 
 
 async def read_context(
-    accepted: Accepted, tenant: str, responses: Responses, conversations: Conversations, settings: Settings
+    accepted: Accepted,
+    tenant: str,
+    responses: Responses,
+    conversations: Conversations,
+    settings: Settings,
+    *,
+    keeps: bool = True,
 ) -> Context:
-    """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context."""
+    """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context. Its lifetime
+    is made long enough for a new turn, unless *keeps* is false."""
     request = accepted.request
     if request.previous_response_id is not None:
-        context = await _read_chain(request.previous_response_id, tenant, responses, settings)
+        context = await _read_chain(request.previous_response_id, tenant, responses, settings, keeps=keeps)
     elif request.conversation is not None:
         context = await _read_conversation(
             request.conversation.id, tenant, conversations, settings, writes=request.store
@@ -63,11 +70,11 @@ def check_window(request: Request, items: list[Item], settings: Settings) -> Non
         raise InvalidRequest(message, param="input", code="context_length_exceeded")
 
 
-async def _read_chain(parent: str, tenant: str, responses: Responses, settings: Settings) -> Context:
-    if not is_response_id(parent) or await responses.read(parent, tenant) is None:
+async def _read_chain(parent: str, tenant: str, responses: Responses, settings: Settings, *, keeps: bool) -> Context:
+    if not is_response_id(parent):
         raise parent_not_found(parent)
     chain = await responses.chain(
-        parent, tenant, keep_s=settings.context_keep_s,
+        parent, tenant, keep_s=settings.context_keep_s if keeps else 0, starts_turn=True,
         max_links=settings.max_chain_links, max_bytes=settings.max_context_bytes,
     )  # fmt: skip
     if chain == "gone":

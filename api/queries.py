@@ -11,7 +11,7 @@ from shared.errors import InvalidRequest, NotFound
 from shared.wire.requests import Include
 from shared.wire.responses import ItemList
 
-MAX_NUMBER = 2**53
+MAX_NUMBER = 2**31 - 1
 MAX_WAIT_S = 60
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 INCLUDES: tuple[str, ...] = get_args(Include)

@@ -21,6 +21,7 @@ RECHECK_S = 5.0
 STORE_AWAY_S = 60.0
 """How long a stream is kept open while Redis is away; then it is cut, and the client resumes."""
 STORE_RETRY_S = 0.5
+PIECE_BYTES = 64 << 10
 AT_ONCE_BYTES = 16 << 10
 """Up to asyncio's low-water mark a write never waits, so it is spared its timer."""
 
@@ -43,6 +44,7 @@ class Follower:
         self._tenant = tenant
         self._next = after + 1
         self._ping_s = ping_s
+        self._relayed = False
 
     async def follow(self, reader: Reader, *, read_log: bool = True) -> AsyncGenerator[bytes, None]:
         """Frames in order, whole events only, and pings in silence; ends behind the last event. Raises ``Gone``.
@@ -58,6 +60,8 @@ class Follower:
                         yield frames
                         written = time.monotonic()
                 if page.status in TERMINAL and self._next >= page.seq:
+                    if self._relayed and self._next > page.seq:
+                        raise Gone  # Redis lost events that were relayed: another end was written behind fewer of them
                     return
                 if page.status in TERMINAL and self._next == before:
                     raise Gone
@@ -88,6 +92,7 @@ class Follower:
             return b""
         fresh = cut(frames, self._next - first)
         self._next = first + count
+        self._relayed = True
         return fresh
 
     async def _look(self) -> Page:
@@ -134,6 +139,17 @@ class EventStream:
         await self._response.prepare(self._request)
 
     async def write(self, frames: bytes) -> None:
+        """Whole events. A lot of them goes out in pieces, so that the timeout is one without progress."""
+        at = 0
+        while len(frames) - at > PIECE_BYTES:
+            end = frames.rfind(b"\n\n", at, at + PIECE_BYTES)
+            end = (end if end > at else frames.index(b"\n\n", at)) + 2
+            await self._write(frames[at:end])
+            at = end
+        if at < len(frames):
+            await self._write(frames[at:] if at else frames)
+
+    async def _write(self, frames: bytes) -> None:
         transport = self._request.transport
         if transport is not None and transport.get_write_buffer_size() + len(frames) < AT_ONCE_BYTES:
             await self._response.write(frames)

@@ -106,6 +106,7 @@ async def leave(app: web.Application, response_id: str) -> None:
     if app[HUB].listeners(response_id) == 0:
         try:
             await app[RESPONSES].leave(response_id, app[HUB].process)
+            app[HUB].miss(response_id)  # a reader that came meanwhile may have lost its inbox
         except StoreUnavailable:
             log.info("redis.unavailable", response_id=response_id)
 
@@ -121,7 +122,7 @@ def progress_headers(snapshot: Snapshot) -> dict[str, str]:
 async def hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.Task[Any]") -> None:
     """The creator of a foreground response has gone: end it, to free its slot and the backend."""
     await asyncio.wait([submitting])
-    if submitting.exception() is None:
+    if not isinstance(submitting.exception(), ApiError):  # accepted, or nobody knows
         await withdraw(app, new)
 
 

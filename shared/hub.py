@@ -170,6 +170,8 @@ class Hub:
             # A bare TypeError is what a write on a lost connection raises on Python 3.12+ (cpython#136234).
             except (RedisError, OSError, TypeError, TimeoutError) as lost:
                 log.warning("hub.lost", error=type(lost).__name__)
+            except Exception:  # whatever it was: without an inbox every stream would wait for its recheck
+                log.exception("hub.failed")
             finally:
                 self.connected.clear()
                 with contextlib.suppress(Exception):
@@ -185,13 +187,20 @@ class Hub:
             if message is None:
                 raise TimeoutError
         if message["type"] == "message":
-            self._hand_out(message["data"])
+            try:
+                self._hand_out(message["data"])
+            except Exception:  # a message that cannot be read, perhaps of another version, must not end the hub
+                log.exception("hub.failed")
+                self._miss_all()
         elif message["type"] == "subscribe":
             self.connected.set()
             log.info("hub.connected", readers=len(self._readers))
-            for readers in self._readers.values():
-                for reader in readers:
-                    reader.miss()
+            self._miss_all()
+
+    def _miss_all(self) -> None:
+        for readers in self._readers.values():
+            for reader in readers:
+                reader.miss()
 
     def _hand_out(self, data: bytes) -> None:
         heads, _, blobs = data.partition(b"\n\n")

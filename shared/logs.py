@@ -39,6 +39,7 @@ EVENTS: Mapping[str, str] = {
     "log.packed": "The log of an ended response was made small (debug level).",
     "hub.connected": "The subscription to this process's inbox stands.",
     "hub.lost": "The subscription broke; it is made again.",
+    "hub.failed": "A bug, or a message of another version, was met in the inbox; its readers look at the log.",
     "hub.overflowed": "A reader was too slow for its queue and goes back to the log.",
     "reader.repaired": "A reader noticed a gap and filled it from the log.",
     "upstream.called": "A model backend began to answer.",

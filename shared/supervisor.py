@@ -72,8 +72,7 @@ class Supervisor:
 
         Raises ConfigError, StoreUnavailable (Redis does not answer) or another RespoolError when the start fails.
         """
-        if self._settings.redis_url is None and not Path(self._settings.data_dir, "appendonlydir").exists():
-            check_exposure(self._settings)  # a new Valkey holds no keys
+        self._check_new_data()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -86,6 +85,11 @@ class Supervisor:
                     self._up = True
                     self._say(banner(self._settings, port, keyed=self._keyed))
             return await self._ended
+
+    def _check_new_data(self) -> None:
+        """A new Valkey holds no keys, so only those of the configuration count."""
+        if self._settings.redis_url is None and not Path(self._settings.data_dir, "appendonlydir").exists():
+            check_exposure(self._settings)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._ended.done():

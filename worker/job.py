@@ -36,6 +36,7 @@ MAX_WAIT_S = 120.0
 KEEP_SLOT_S = 5.0
 """A longer wait gives the slot back."""
 MAX_RELEASES = 3
+STORE_RETRY_S = 0.5
 FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
 
 log = structlog.get_logger()
@@ -151,8 +152,6 @@ class Run:
             return Ending("failed", error=ResponseError(error.code, error.message))
         except TimeoutError:
             return _failed(advice)
-        except StoreUnavailable:
-            return _failed("The response's history could not be read.")
         except Released:
             raise
         except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
@@ -174,17 +173,25 @@ class Run:
         newest = self._claimed.parent or (self._claimed.id if request.conversation else "")
         if not newest:
             return own
-        settings = self._tools.settings
-        chain = await self._tools.responses.chain(
-            newest, "", keep_s=settings.context_keep_s, max_links=settings.max_chain_links,
-            max_bytes=settings.max_context_bytes + (len(self._claimed.items) if request.conversation else 0),
-        )  # fmt: skip
+        chain = await self._read_chain(newest, len(self._claimed.items) if request.conversation else 0)
         if isinstance(chain, str):
             reason = "is gone" if chain == "gone" else "is too long"
             raise UpstreamError(f"The history of this response {reason}.", code="invalid_prompt")
         if request.conversation:
             chain = chain[:-2]
         return [item for items in chain for item in _decode_items(items)] + own
+
+    async def _read_chain(self, newest: str, own_bytes: int) -> list[bytes] | Literal["gone", "long"]:
+        settings = self._tools.settings
+        while True:
+            try:
+                return await self._tools.responses.chain(
+                    newest, "", keep_s=settings.context_keep_s, max_links=settings.max_chain_links,
+                    max_bytes=settings.max_context_bytes + own_bytes,
+                )  # fmt: skip
+            except StoreUnavailable as error:  # nobody has seen anything yet: it can wait, within its deadline
+                log.warning("redis.unavailable", error=str(error))
+                await asyncio.sleep(STORE_RETRY_S)
 
     async def _flush(self) -> None:
         if self._emitter.size_bytes > self._tools.settings.max_output_bytes:

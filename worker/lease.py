@@ -46,6 +46,8 @@ class Leases:
         self._partition = partition
         self._worker = worker
         self._settings = settings
+        self._taken: dict[str, int] = {}
+        """What the reaper owns, with its attempt, until it is settled: renewed like a run."""
         self._to_pack: asyncio.Queue[str] = asyncio.Queue(REAP_LIMIT)
 
     def cancel(self, response_id: str, attempt: int) -> None:
@@ -58,11 +60,10 @@ class Leases:
         """Renew every ``renew_s``, for ever. A refused renewal stops its run; a noted cancel too."""
         due = time.monotonic()
         while True:
-            due += self._settings.renew_s
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due = max(due + self._settings.renew_s, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
             if time.monotonic() - due > LAG_S:
                 log.warning("loop.lagged", lag_s=round(time.monotonic() - due, 3))
-                due = time.monotonic()
             try:
                 await self._renew()  # first: a sign of life that takes its time must not cost a lease
                 fields = {"held": len(self.held), "slots": self._settings.worker_slots}
@@ -73,7 +74,7 @@ class Leases:
                 log.exception("lease.failed", held=len(self.held))
 
     async def _renew(self) -> None:
-        held = [(response_id, run.attempt) for response_id, run in self.held.items()]
+        held = [(response_id, run.attempt) for response_id, run in self.held.items()] + list(self._taken.items())
         if not held:
             return
         words = await self._responses.renew(self._partition, self._worker, held, self._settings.lease_s)
@@ -100,6 +101,7 @@ class Leases:
             except Exception:  # whatever Redis answered: the next look may fare better
                 log.exception("reaper.failed")
                 continue
+            self._taken |= {each.id: each.attempt for each in found if each.what in ("settle", "empty")}
             for reaped in found:
                 if reaped.what != "pack":
                     await self._take(reaped)
@@ -118,6 +120,8 @@ class Leases:
             log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
         except Exception:  # a log that cannot be folded must not stop the reaper: the next look takes it again
             log.exception("reaper.failed", response_id=reaped.id)
+        finally:
+            self._taken.pop(reaped.id, None)
 
     async def pack(self) -> None:
         """Make the logs of ended responses small, one after the other, for ever."""

@@ -22,10 +22,12 @@ MAX_PARTS = 256
 MAX_FLUSH_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 MAX_BYTES = 8 << 20
+MAX_KEPT_BYTES = 1 << 20
 KEEP_S = 3.0
 """How long flushed parts are kept, to refill a log that lost its last second with Redis."""
 BUDGET_S = 3.0
 RETRY_S = 0.2
+SLOWEST_BYTES_PER_S = 10e6
 
 log = structlog.get_logger()
 Refusal = Literal["cancelled", "lost"]
@@ -62,6 +64,7 @@ class Line:
         self.attempt = attempt
         self.pending: deque[Part] = deque()
         self.kept: deque[Part] = deque()
+        self._kept_size = 0
         self.final: Final | None = None
         self._settling: Final | None = None
         self.held = False
@@ -173,8 +176,9 @@ class Line:
         if part:
             self._count(-len(part.frames))
             self.kept.append(part)
-            while self.kept[0].at < part.at - KEEP_S:
-                self.kept.popleft()
+            self._kept_size += len(part.frames)
+            while self.kept and (self.kept[0].at < part.at - KEEP_S or self._kept_size > MAX_KEPT_BYTES):
+                self._kept_size -= len(self.kept.popleft().frames)
 
     def _refill(self, seq: int, part: Part | None) -> bool:
         """Redis lost its last second: send again what it lost. False when that is no longer here."""
@@ -186,6 +190,7 @@ class Line:
         for each in reversed(lost):
             self.pending.appendleft(each)
             self.kept.remove(each)
+            self._kept_size -= len(each.frames)
             self._count(len(each.frames))
         self._outbox.push(self)
         return True
@@ -258,9 +263,12 @@ class Outbox:
         self._flushed.clear()
 
     async def _answers(self, parts: list[str | bytes]) -> list[str]:
+        size = sum(len(part) for part in parts)
         while True:
             try:
-                return await self._responses.flush(self._partition, parts, budget_s=BUDGET_S)
+                return await self._responses.flush(
+                    self._partition, parts, budget_s=BUDGET_S + size / SLOWEST_BYTES_PER_S
+                )
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), parts=len(parts) // 2)
                 await asyncio.sleep(RETRY_S)

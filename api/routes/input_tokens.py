@@ -31,7 +31,9 @@ async def input_tokens(request: web.Request) -> web.StreamResponse:
     app, settings = request.app, request.app[SETTINGS]
     channel = given_channel(request, settings)
     accepted, has_model = accept_count(await read_body(request) or b"{}", settings, channel)
-    context = await read_context(accepted, request[TENANT], app[RESPONSES], app[CONVERSATIONS], settings)
+    context = await read_context(  # a parent does not live longer for being counted
+        accepted, request[TENANT], app[RESPONSES], app[CONVERSATIONS], settings, keeps=False
+    )
     items = [*context.items, *accepted.items]
     row = find_model(settings.models, accepted.request.model, channel) if has_model else None
     exact = await count(app[HTTP], row, accepted.request, items) if row is not None else None

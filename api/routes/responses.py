@@ -13,7 +13,7 @@ from api.creation import NO_KEY, Caller, prepare, recall, submit
 from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
-from api.queries import page_of, starting_after_of, streams, wait_of
+from api.queries import include_of, page_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
 from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import accept
@@ -161,6 +161,7 @@ def _shown(snapshot: Snapshot) -> bytes:
 @routes.get("/v1/responses/{response_id}")
 async def read(request: web.Request) -> web.StreamResponse:
     streaming, after, wait_s = streams(request), starting_after_of(request), wait_of(request)
+    include_of(request)
     response_id, snapshot = await _find(request)
     if not streaming:
         if wait_s and snapshot.status not in TERMINAL:
@@ -219,10 +220,9 @@ async def delete(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/v1/responses/{response_id}/input_items")
 async def input_items(request: web.Request) -> web.StreamResponse:
-    response_id, snapshot = await _find(request)
+    include_of(request)
+    response_id, _ = await _find(request)
     settings = request.app[SETTINGS]
-    if not snapshot.store and snapshot.status in TERMINAL and not snapshot.background:
-        raise not_found(response_id)
     chain = await request.app[RESPONSES].chain(
         response_id, request[TENANT], keep_s=0, max_links=settings.max_chain_links + 1,
         max_bytes=settings.max_context_bytes + settings.max_body_bytes + settings.max_output_bytes,  # its own link, too

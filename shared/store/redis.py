@@ -38,8 +38,18 @@ from importlib import resources
 from typing import Any, Literal, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import (
+    ClusterDownError,
+    DataError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.core.lifecycle import lua_table
@@ -136,6 +146,8 @@ async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> R
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
                 return await attempt()
+        except DataError:
+            raise  # a fault of ours, in what was to be sent
         except ResponseError as refused:
             unavailable = _refusal(refused)
             if unavailable is None:
@@ -157,8 +169,8 @@ def _refusal(error: ResponseError) -> StoreUnavailable | None:
     # The client library takes the first word off an error that it has a class for.
     if isinstance(error, OutOfMemoryError):
         return StoreUnavailable("Redis has reached its maxmemory", full=True)
-    if isinstance(error, ReadOnlyError):
-        return StoreUnavailable("Redis refuses to write: READONLY")
+    if isinstance(error, ReadOnlyError | ClusterDownError | MasterDownError | TryAgainError):
+        return StoreUnavailable(f"Redis refuses to write: {type(error).__name__}")
     text = str(error)
     if text.startswith(("MISCONF", "BUSY", "NOREPLICAS")):
         return StoreUnavailable(f"Redis refuses to write: {text.split(' ', 1)[0]}")

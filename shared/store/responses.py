@@ -18,7 +18,7 @@ Lane = Literal["foreground", "background"]
 PAGE_BYTES = 1 << 20
 BEAT_BUDGET_S = 1.0
 PACKED_ROW = 8
-INLINE_BYTES = 64 << 10
+INLINE_EVENTS = 1000
 _JOB = msgspec.msgpack.Encoder()
 
 
@@ -204,11 +204,11 @@ class Responses:
         return cast(Literal["ok", "gone", "running"], answer.decode())
 
     async def chain(
-        self, response_id: str, tenant: str, *, keep_s: int, max_links: int, max_bytes: int
+        self, response_id: str, tenant: str, *, keep_s: int, max_links: int, max_bytes: int, starts_turn: bool = False
     ) -> list[bytes] | Literal["gone", "long"]:
         """JSON arrays of items, oldest first: what the oldest link read of a conversation, if it is in one, then input
         and output by turns, *response_id*'s own included."""
-        args = response_id, tenant, keep_s, max_links, max_bytes
+        args = response_id, tenant, keep_s, max_links, max_bytes, int(starts_turn)
         answer = await self._store.call("chain", partition_of(response_id), *args)
         if answer[0] != b"ok":
             return cast(Literal["gone", "long"], answer[0].decode())
@@ -274,8 +274,7 @@ class Responses:
 
 async def _unpacked(packed: bytes, seq: int, after: int) -> Batch:
     """What of a packed log lies behind event *after*; a large one is unpacked off the event loop."""
-    unpacking = asyncio.to_thread(unpack, packed) if len(packed) > INLINE_BYTES else None
-    frames = await unpacking if unpacking else unpack(packed)
+    frames = await asyncio.to_thread(unpack, packed) if seq > INLINE_EVENTS else unpack(packed)
     return Batch(after + 1, seq - after - 1, cut(frames, after + 1))
 
 

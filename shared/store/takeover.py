@@ -3,6 +3,8 @@
 Who calls this owns the response by its attempt number; a log that goes on under another owner is refused by the script.
 """
 
+import asyncio
+
 import msgspec
 
 from shared.core.accumulate import Fold
@@ -13,6 +15,7 @@ from shared.store.responses import Responses, settle_part
 from shared.wire.responses import Response
 
 BUDGET_S = 3.0
+INLINE_BYTES = 1 << 20
 _encode = msgspec.json.Encoder().encode
 _decode_response = msgspec.json.Decoder(Response).decode
 
@@ -29,7 +32,11 @@ async def settle_from_log(
     if snapshot is None:
         return "gone"
     if snapshot.stream and not empty:
-        emitter = Emitter.resume(_fold(await read_log(responses, response_id)))
+        frames = await read_log(responses, response_id)
+        fold = await asyncio.to_thread(_fold, frames) if len(frames) > INLINE_BYTES else _fold(frames)
+        if fold.ended:
+            return "fenced"  # somebody else was quicker
+        emitter = Emitter.resume(fold)
     else:
         emitter = Emitter(_decode_response(snapshot.object), number=snapshot.seq, streaming=snapshot.stream)
     first = emitter.number

@@ -213,6 +213,15 @@ async def test_what_belongs_to_others_does_not_exist(
     assert (await us.post(f"/v1/responses/{ours['running']}/cancel")).json()["status"] == "cancelled"
 
 
+async def test_an_idempotency_key_counts_within_its_tenant(us: RawClient, them: RawClient) -> None:
+    headers = {"Idempotency-Key": "same"}
+    made, other, again = [await each.post("/v1/responses", json=HI, headers=headers) for each in (us, them, us)]
+    assert made.json()["id"] == again.json()["id"] != other.json()["id"]
+    reused = await them.post("/v1/responses", json={**HI, "input": "ho"}, headers=headers)
+    assert reused.status == 422
+    assert made.json()["id"] not in reused.body.decode()
+
+
 async def test_two_keys_of_one_tenant_share_all(
     keyed: ClusterThread, us: RawClient, raw_client: Callable[..., RawClient]
 ) -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from shared.config import ModelRow, Settings
 from shared.errors import RespoolError
-from shared.supervisor import banner, base_url, free_port, plan_valkey, valkey_binary
+from shared.supervisor import banner, base_url, embedded_url, free_port, plan_valkey, valkey_binary
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20
@@ -237,14 +237,17 @@ async def test_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 async def test_deep_folders_have_their_socket_elsewhere(tmp_path: Path) -> None:
-    async with up(tmp_path / ("deep" * 20) / ("deeper" * 10)) as running:
+    data = tmp_path / ("deep" * 20) / ("deeper" * 10)
+    async with up(data) as running:
         await running.pids()
         folder = Path((await redis_url(running)).removeprefix("unix://")).parent
+        assert embedded_url(str(data)) == await redis_url(running)
         assert not folder.is_relative_to(tmp_path)
         assert folder.stat().st_mode & 0o777 == 0o700
         running.process.terminate()
         await running.ended()
         assert not folder.exists()
+        assert embedded_url(str(data)) is None
 
 
 def test_a_busy_port_is_told() -> None:

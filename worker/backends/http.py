@@ -89,6 +89,7 @@ async def _feed(
     content: aiohttp.StreamReader, stream: ChatStream, flush: Flush, timer: asyncio.Timeout, idle_s: float
 ) -> None:
     sse = SSEDecoder()
+    ended_until: float | None = None
     async for block in content.iter_any():
         timer.reschedule(None)
         for event in sse.feed(block):
@@ -96,7 +97,9 @@ async def _feed(
                 return
             stream.feed(event.data, event.event)
         await flush()
-        timer.reschedule(_in(USAGE_WAIT_S if stream.ended else idle_s))
+        if stream.ended and ended_until is None:
+            ended_until = _in(USAGE_WAIT_S)
+        timer.reschedule(ended_until or _in(idle_s))
 
 
 async def _read(content: aiohttp.StreamReader, limit_bytes: int) -> bytes:

@@ -19,6 +19,9 @@ from shared.wire.items import CustomTool
 from worker.translate.chat_chunk import FunctionDelta, ToolDelta, whole_text
 from worker.translate.custom_tools import Unwrapper
 
+MAX_CALLS = 1024
+MAX_WAITING_CHARS = 1 << 20
+"""Bounds of what is held back, and so not yet counted as output."""
 LEGACY_INDEX = -1
 """The index of ``function_call``, from before there were several."""
 
@@ -96,6 +99,8 @@ class Calls:
         return self._new() if name or several or not self._calls else self._calls[-1]
 
     def _new(self) -> _Call:
+        if len(self._calls) >= MAX_CALLS:
+            raise UpstreamError(f"The model backend made more than {MAX_CALLS} function calls.")
         self._calls.append(_Call())
         return self._calls[-1]
 
@@ -105,6 +110,8 @@ class Calls:
     def _add(self, call: _Call, fragment: str) -> None:
         if call.handle is None:
             call.waiting += fragment
+            if len(call.waiting) > MAX_WAITING_CHARS:
+                raise UpstreamError("The model backend sent too much of a function call before its name.")
             if call.name and not (self._interleaved and self.is_open):
                 self._open(call)
         elif fragment:

@@ -44,6 +44,8 @@ FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter
         ("error", "network_error", "insufficient_system_resource", "abort", "malformed_function_call"), "failed"
     ),
 }
+MAX_SPACE_CHARS = 4096
+"""White space that is held back behind reasoning and calls; more of it is text."""
 
 
 class ChatStream:
@@ -218,7 +220,7 @@ class ChatStream:
         They are held until there is text, and dropped when there is none.
         """
         if self._last in ("reasoning", "call"):
-            if text.isspace():
+            if text.isspace() and len(self._space) < MAX_SPACE_CHARS:
                 self._space += text
                 return
             text = self._space + text

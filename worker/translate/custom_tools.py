@@ -4,12 +4,14 @@ import json
 import re
 from typing import Any, Literal
 
+from shared.errors import UpstreamError
 from shared.wire.items import CustomTool
 
 Json = dict[str, Any]
 
 _HEAD = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _MAX_HEAD_CHARS = 64
+MAX_HELD_CHARS = 1 << 20
 _PLAIN = re.compile(r'[^"\\]+')
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
@@ -45,6 +47,8 @@ class Unwrapper:
         if self._state == "over":
             return ""
         self._held += fragment
+        if len(self._held) > MAX_HELD_CHARS:
+            raise UpstreamError("The model backend sent a custom tool's input in a form that cannot be streamed.")
         if self._state == "head":
             head = _HEAD.match(self._held)
             if head is not None:

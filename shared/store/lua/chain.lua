@@ -1,12 +1,18 @@
 #!lua flags=allow-oom
 -- The items of a response's chain, oldest first, behind what the oldest link read of a conversation, if it is in one.
 -- Lifetimes become at least keep_s from now; with 0 they are left alone.
--- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes
+-- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes,
+--       1 to start a new turn
 -- -> {'ok', {id of a deleted item, ...}, {batch, ...}, input, output, input, output, ...} (all items are JSON arrays; the
 --    deleted ones are still in the batches) | {'gone'} | {'long'}
 local id, keep = ARGV[1], tonumber(ARGV[3])
--- A deleted response's block may live on for younger turns: without its record nobody may start from it.
-if ARGV[2] ~= '' and redis.call('HGET', P .. 'r:' .. id, 'tenant') ~= ARGV[2] then return {'gone'} end
+-- A deleted response's block may live on for younger turns: without its record nobody may start from it. A new turn
+-- (ARGV[6] = 1) only starts from one that is stored and has ended.
+if ARGV[2] ~= '' then
+  local v = redis.call('HMGET', P .. 'r:' .. id, 'tenant', 'store', 'status')
+  if v[1] ~= ARGV[2] then return {'gone'} end
+  if ARGV[6] == '1' and (v[2] ~= '1' or not terminal(v[3])) then return {'gone'} end
+end
 local links, size, origin = {}, 0, nil
 while id ~= '' do
   local key = P .. 'b:' .. id

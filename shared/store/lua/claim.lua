@@ -44,6 +44,7 @@ if last[1] == ARGV[2] then
   end
   return rows
 end
+if tonumber(last[1] or 0) > tonumber(ARGV[2]) then return rows end -- late: nobody waits for it any more
 local left = 0
 for i = 5, #ARGV do
   local popped = true

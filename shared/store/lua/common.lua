@@ -53,6 +53,7 @@ end
 
 -- Into its lane at its old place. Waiting is membership in a queue, not a status.
 local function enqueue(id, lane, order, t)
+  redis.call('HSET', P .. 'r:' .. id, 'waits', t)
   redis.call('ZADD', QUEUE .. lane, order, TAG .. ':' .. id)
   redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
   ring()
@@ -131,19 +132,44 @@ local function end_turn(id, response, status, output)
   keep_conversation(id)
 end
 
+-- A younger turn needs this block no more.
+local function unrefer(id)
+  if id == '' or redis.call('EXISTS', P .. 'b:' .. id) == 0 then return end
+  redis.call('HINCRBY', P .. 'b:' .. id, 'refs', -1)
+end
+
+-- Remove a block that is deleted and that no younger turn needs; removal goes on up the chain.
+local function drop_block(id)
+  while id and id ~= '' do
+    local b = redis.call('HMGET', P .. 'b:' .. id, 'refs', 'deleted', 'parent', 'conversation', 'counted', 'freed')
+    if b[2] ~= '1' or tonumber(b[1]) > 0 then return end
+    redis.call('DEL', P .. 'b:' .. id)
+    if b[5] == '1' then leave_conversation(b[4]) end
+    if b[6] == '1' then return end
+    unrefer(b[3])
+    id = b[3]
+  end
+end
+
 -- The one way to a terminal status. The caller has checked attempt, status and cancel.
 local function settle(id, status, first, count, frames, object, output)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane')
+  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store')
   redis.call('SET', P .. 'o:' .. id, object, 'EX', v[2])
   redis.call('HSET', b, 'output', output)
   local conversation = redis.call('HGET', b, 'conversation')
   if conversation then end_turn(conversation, id, status, output) end
+  if v[5] == '0' then -- it is never a parent, and expires without a word: what it read need not be kept for it
+    local parent = redis.call('HGET', b, 'parent')
+    redis.call('HSET', b, 'freed', 1)
+    unrefer(parent)
+    drop_block(parent)
+  end
   if redis.call('TTL', b) < tonumber(v[2]) then redis.call('EXPIRE', b, v[2]) end
   if v[1] == '1' then
     log(id, first, count, frames)
     redis.call('EXPIRE', P .. 'e:' .. id, v[2])
-    redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)
+    if tonumber(v[2]) * 1000 > 2 * PACK_MS then redis.call('ZADD', P .. 'pack', now() + PACK_MS, id) end
     tell(v[3], 'z ' .. id .. ' ' .. first .. ' ' .. count, frames)
   else
     tell(v[3], 's ' .. id .. ' ' .. status .. ' 0', object)

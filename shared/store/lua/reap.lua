@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
--- -> rows {id, what, attempt, reason}: what = 'pack' (its log should be packed) | 'requeued' | 'settle' (the caller now owns it and must settle it from its
---    log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without reading its log)
+-- -> rows {id, what, attempt, reason}: what = 'pack' (its log should be packed) | 'requeued' | 'settle' (the caller now owns
+--    it and must settle it from its log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without
+--    reading its log)
 local who, lease = ARGV[1], tonumber(ARGV[3])
 local PACK_LIMIT = 20
 local t, rows = now(), {}
@@ -9,8 +10,12 @@ tick(t, lease)
 if redis.call('EXISTS', P .. 'grace') == 1 then return rows end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pack', '-inf', t, 'LIMIT', 0, PACK_LIMIT)) do
-  redis.call('ZADD', P .. 'pack', t + LOOK_MS, id) -- again, should the packer die
-  table.insert(rows, {id, 'pack', '', 'ended'})
+  if redis.call('TYPE', P .. 'e:' .. id).ok == 'stream' then
+    redis.call('ZADD', P .. 'pack', t + LOOK_MS, id) -- again, should the packer die
+    table.insert(rows, {id, 'pack', '', 'ended'})
+  else
+    redis.call('ZREM', P .. 'pack', id) -- its log has expired, or was packed
+  end
 end
 
 local function own(id, r, reason)
@@ -22,7 +27,7 @@ end
 
 local function look(id)
   local r = P .. 'r:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'created')
+  local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'waits')
   if not v[1] or terminal(v[1]) then
     redis.call('ZREM', P .. 'live', id)
   elseif v[2] ~= '' then

@@ -9,5 +9,10 @@ if v[4] == '1' then return 'cancelled' end
 redis.call('HSET', r, 'owner', '', 'tries', ARGV[5], 'attempt', v[2] + 1) -- what is still on its way is fenced
 if ARGV[3] == 'drain' then redis.call('HINCRBY', r, 'releases', 1) end
 local t, delay = now(), tonumber(ARGV[4])
-if delay > 0 then redis.call('ZADD', P .. 'live', t + delay, id) else enqueue(id, v[5], v[6], t) end
+if delay > 0 then
+  redis.call('HSET', r, 'waits', t + delay)
+  redis.call('ZADD', P .. 'live', t + delay, id)
+else
+  enqueue(id, v[5], v[6], t)
+end
 return 'ok'
