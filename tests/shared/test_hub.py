@@ -165,3 +165,14 @@ async def test_a_subscription_that_went_dumb_is_made_again(
 async def _subscriber(redis: Redis) -> str:
     (client,) = await redis.client_list(_type="pubsub")
     return client["id"]
+
+
+async def test_a_message_that_cannot_be_read_costs_a_look_at_the_log(
+    hub: Hub, redis: Redis, responses: Responses
+) -> None:
+    await running(hub, responses, 1)
+    with hub.listen(rid(1)) as reader:
+        await redis.publish(f"rs:in:{INBOX}", "garbage")
+        assert await sent_to_the_log(reader)
+        await flush(responses, append(1, 2, b"<2>"))
+        assert (await heard(reader)).blob == b"<2>"

@@ -922,3 +922,59 @@ async def test_calls_at_once_are_each_whole(responses: Responses, redis: Redis) 
     ids = [each.id for row in rows for each in row]
     assert sorted(ids) == [rid(number) for number in range(1, 41)]
     assert not await redis.exists(BELL, queue())
+
+
+async def test_an_unstored_turn_frees_its_parent_at_its_end(responses: Responses, redis: Redis) -> None:
+    """It expires without a word: what it read must not be kept for it for ever."""
+    await ended(responses, 1)
+    await submit(responses, new(2, stream=False, parent=rid(1), store=False))
+    await responses.delete(rid(1), TENANT)
+    assert await chain(responses, 2, tenant="") == [b'["in"]', b'["out"]', b'["in"]', b"[]"]
+    await claim(responses, 2)
+    assert await flush(responses, settle(2, 0, count=0)) == ["ok"]
+    assert await links(redis) == {rid(2)}
+    await responses.delete(rid(2), TENANT)
+    assert await links(redis) == set()
+
+
+async def test_a_new_turn_starts_only_from_what_is_stored_and_has_ended(responses: Responses) -> None:
+    await ended(responses, 1)
+    await ended(responses, 2, store=False)
+    await submit(responses, new(3))
+    for number, begins in ((1, True), (2, False), (3, False)):
+        found = await responses.chain(rid(number), TENANT, keep_s=KEEP_S, max_links=9, max_bytes=1000, starts_turn=True)
+        assert (found != "gone") is begins
+
+
+async def test_a_claim_that_comes_late_takes_nothing(responses: Responses) -> None:
+    await submit(responses, new(1))
+    assert len(await claim(responses, 5)) == 1
+    await submit(responses, new(2))
+    assert await claim(responses, 4) == []
+    assert [each.id for each in await claim(responses, 6)] == [rid(2)]
+
+
+async def test_the_time_in_the_queue_counts_from_where_the_wait_began(responses: Responses, redis: Redis) -> None:
+    await started(responses, 1)
+    await redis.hset(key("r", 1), "created", 1)
+    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=0) == "ok"
+    await due(redis, 1)
+    assert await reap(responses, max_queue_s=60) == []
+    assert await waits(redis)
+
+
+async def test_packing_forgets_a_log_that_has_expired(responses: Responses, redis: Redis) -> None:
+    await started(responses, 1)
+    assert await flush(responses, settle(1, 2)) == ["ok"]
+    await redis.zadd(PACK, {rid(1): 0})
+    assert [each.what for each in await reap(responses)] == ["pack"]
+    await redis.delete(key("e", 1))
+    await redis.zadd(PACK, {rid(1): 0})
+    assert await reap(responses) == []
+    assert not await redis.exists(PACK)
+
+
+async def test_a_log_that_expires_soon_is_not_packed(responses: Responses, redis: Redis) -> None:
+    await started(responses, 1, keep_s=60)
+    assert await flush(responses, settle(1, 2)) == ["ok"]
+    assert not await redis.exists(PACK)
