@@ -70,7 +70,8 @@ class Child:
                 else:
                     log.info("child.started", child=self.name, pid=self._process.pid)
                 code = await self._process.wait()
-                log.info("child.exited", child=self.name, pid=self._process.pid, exit_code=code)
+                tell = log.info if self._stopping.is_set() else log.warning
+                tell("child.exited", child=self.name, pid=self._process.pid, exit_code=code)
             if not self._stopping.is_set():
                 self._on_exit(self, code)
             pause_s = FIRST_PAUSE_S if clock() - began >= STEADY_S else pause_s

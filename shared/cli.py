@@ -188,7 +188,7 @@ def _print_json(body: bytes) -> None:
 @cli.command()
 @click.argument("text")
 @click.option("--model", help="The model; by default the first that the server lists.")
-@click.option("--background", is_flag=True, help="Let it run on if the connection is lost.")
+@click.option("--background", is_flag=True, help="Print its id first; it runs on if the connection is lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print the finished Response as JSON instead of its text.")
 @_server
 def ask(text: str, model: str | None, background: bool, as_json: bool, url: str, key: str | None) -> int:
@@ -198,6 +198,8 @@ def ask(text: str, model: str | None, background: bool, as_json: bool, url: str,
     async def use(client: "Client") -> int:
         name = model or await client.first_model()
         stream = _stream(client, quiet=as_json)
+        if background:
+            stream.on_id = lambda response_id: click.echo(response_id, err=True)
         try:
             await stream.create({"model": name, "input": prompt, "stream": True, "background": background})
         except asyncio.CancelledError:  # Ctrl-C; a foreground response is cancelled by the hang-up itself

@@ -1,7 +1,7 @@
 """What `respool ask`, `watch`, `get` and `cancel` do: a small client of the Responses API that survives cut streams."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TextIO
 
@@ -126,6 +126,7 @@ class Stream:
     def __init__(self, client: Client, screen: Screen, response_id: str, after: int | None) -> None:
         self._client, self._screen = client, screen
         self.response_id, self.after = response_id, after
+        self.on_id: Callable[[str], None] = lambda _: None  # called once, with the id of a response that was created
         self.final: bytes | None = None  # the last Response, JSON
         self._done = False
 
@@ -184,7 +185,9 @@ class Stream:
         self.after = self.after if event.sequence_number is None else event.sequence_number
         if event.response:
             self.final = bytes(event.response)
-            self.response_id = msgspec.json.decode(self.final, type=Snapshot).id
+            if not self.response_id:
+                self.response_id = msgspec.json.decode(self.final, type=Snapshot).id
+                self.on_id(self.response_id)
         self._done = self._done or event.type in ("response.completed", "response.incomplete", "response.failed")
         self._screen.show(event)
 

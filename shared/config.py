@@ -383,6 +383,9 @@ class _Loader:
         if url:
             values["redis_url"] = re.sub(r"^valkey(?=s?://)", "redis", url)
         known = [*VARIABLES, *OTHER_VARIABLES]
+        for setting in ("log_level", "log_format", "host", "redis_url"):
+            if f"RESPOOL_{setting.upper()}" in self.environ:
+                self.problems.append(f"RESPOOL_{setting.upper()}: there is no such setting; it is {variable(setting)}")
         for name in self.environ:
             # Others may use our prefix (Kubernetes does for a service called respool): only likely slips are told.
             if name.startswith("RESPOOL_") and name not in known and (hint := _hint(name, known, cutoff=0.87)):

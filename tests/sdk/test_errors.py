@@ -131,7 +131,12 @@ async def test_queries_that_newer_clients_send_are_ignored(raw: RawClient) -> No
     answer = await raw.post("/v1/responses?beta=true", json=dict(HI), headers={"OpenAI-Beta": "x=v1"})
     assert answer.status == 200
     path = f"/v1/responses/{answer.json()['id']}"
-    for query in ("include[]=reasoning.encrypted_content", "include=a,b", "include_obfuscation=false", "stream=false"):
+    for query in (
+        "include[]=reasoning.encrypted_content",
+        "include=message.output_text.logprobs,reasoning.encrypted_content",
+        "include_obfuscation=false",
+        "stream=false",
+    ):
         assert (await raw.get(f"{path}?{query}")).status == 200
 
 

@@ -139,7 +139,7 @@ async def test_beyond_the_end_there_is_nothing_but_the_end(client: openai.AsyncO
     stream = await client.responses.create(model="echo", input="echo:words=1", stream=True)
     last = [event async for event in stream][-1]
     path = f"/v1/responses/{last.response.id}?stream=true&starting_after="
-    for after in (last.sequence_number, 10_000, 10**14, 2**53):
+    for after in (last.sequence_number, 10_000, 2**31 - 1):
         answer = await raw.get(f"{path}{after}")
         assert (answer.status, answer.body) == (200, DONE)
 
@@ -222,6 +222,7 @@ async def test_long_and_unusual_text_arrives_as_it_was(client: openai.AsyncOpenA
     [
         ("stream=true&starting_after=-1", 400, "starting_after"),
         ("stream=true&starting_after=one", 400, "starting_after"),
+        (f"stream=true&starting_after={2**53}", 400, "starting_after"),
         ("stream=true&starting_after=", 400, "starting_after"),
         ("stream=perhaps", 400, "stream"),
         ("stream=true", 400, "stream"),
