@@ -1,5 +1,7 @@
 """The fixture `llamacpp`: a real model server as a process of its own, for one test session (or one xdist worker)."""
 
+import ctypes
+import os
 import re
 import select
 import subprocess
@@ -58,8 +60,20 @@ class LlamaCpp:
             return str(reply.read(), "utf-8")
 
 
+def require_openmp() -> None:
+    """The wheel leaves this one library to the system; a bare Debian has none. In CI that is a failure."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        remedy = "the llama.cpp tests need libgomp.so.1: apt install libgomp1"
+        if os.environ.get("CI"):
+            pytest.fail(remedy)
+        pytest.skip(remedy)
+
+
 def start_llamacpp(*options: str) -> LlamaCpp:
     """Start a server and wait until it answers; the caller stops it with `stop_llamacpp`."""
+    require_openmp()
     with tempfile.TemporaryFile() as log:  # llama.cpp's own log; a pipe could fill up, and mixes up lines with stdout
         process = subprocess.Popen(
             [sys.executable, str(SERVE), "--until-stdin-closes", *options],
