@@ -17,7 +17,8 @@ METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
 def parsed(source: str) -> ast.Module:
     try:
         return ast.parse(source)
-    except SystemError:  # cpython#106905: before 3.11.5 a collection in the middle makes it miscount
+    except SystemError:
+        # Seen once on Python 3.11.2: "AST constructor recursion depth mismatch", which looks like cpython#106905.
         return ast.parse(source)
 
 
