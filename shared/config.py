@@ -21,6 +21,7 @@ MIB = 1024 * 1024
 DAY_S = 86_400
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 MAX_MODEL_NAME = 256  # characters; no longer name is looked up
+MIN_SEAL_KEY_CHARS = 32
 
 Count = Annotated[int, Meta(ge=1)]
 WholeSeconds = Annotated[int, Meta(ge=1, le=3650 * DAY_S)]
@@ -164,6 +165,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models: Annotated[
         dict[str, ModelRow], Meta(description="`[models.NAME]`: the public models; `*` in a name matches anything.")
     ] = {}
+    seal_keys: tuple[Secret, ...] = ()
+    """From ``RESPOOL_SEAL_KEY`` alone: the first one seals, all of them open (``shared/seal.py``)."""
 
     @property
     def context_keep_s(self) -> int:
@@ -179,7 +182,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 TABLES = ("keys", "models")  # only in the file
 CONVENTIONAL = {name: name.upper() for name in ("redis_url", "host", "port", "log_level", "log_format")}
 # Not settings of a process: the file's name, and what the client commands read.
-OTHER_VARIABLES = ("RESPOOL_CONFIG", "RESPOOL_URL", "RESPOOL_API_KEY")
+OTHER_VARIABLES = ("RESPOOL_CONFIG", "RESPOOL_URL", "RESPOOL_API_KEY", "RESPOOL_SEAL_KEY", "RESPOOL_SEAL_KEY_FILE")
 
 
 def variable(setting: str) -> str:
@@ -190,7 +193,7 @@ def variable(setting: str) -> str:
     return CONVENTIONAL.get(setting, f"RESPOOL_{setting.upper()}")
 
 
-VARIABLES = {variable(name): name for name in Settings.__struct_fields__ if name not in TABLES}
+VARIABLES = {variable(name): name for name in Settings.__struct_fields__ if name not in (*TABLES, "seal_keys")}
 
 
 class Row(NamedTuple):
@@ -330,7 +333,12 @@ class _Loader:
         file = self.parse(toml or b"")
         keys, models = file.pop("keys", []), file.pop("models", {})
         values = self.convert(Settings, file, "", extra=TABLES) | self.scalars()
-        settings = Settings(**values, keys=self.keys(keys), models=self.models(models) or self.default_models())
+        settings = Settings(
+            **values,
+            keys=self.keys(keys),
+            models=self.models(models) or self.default_models(),
+            seal_keys=self.seal_keys(),
+        )
         self.check(settings)
         if self.problems:
             raise ConfigError(list(dict.fromkeys(self.problems)))
@@ -404,6 +412,15 @@ class _Loader:
         except (OSError, UnicodeDecodeError):
             self.problems.append(f"{name}_FILE: {path} cannot be read")
             return ""
+
+    def seal_keys(self) -> tuple[Secret, ...]:
+        texts = [text.strip() for text in self.secret("RESPOOL_SEAL_KEY").split(",") if text.strip()]
+        if any(len(text) < MIN_SEAL_KEY_CHARS for text in texts):
+            self.problems.append(
+                f"RESPOOL_SEAL_KEY: each key (separated by commas) must have at least {MIN_SEAL_KEY_CHARS} characters; "
+                "make one with: openssl rand -hex 32"
+            )
+        return tuple(map(Secret, texts))
 
     def key(self, name: str) -> Secret | None:
         """A backend's key, fit to be sent in a header."""

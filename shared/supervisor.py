@@ -10,6 +10,7 @@ import errno
 import fcntl
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -66,6 +67,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._up = False
         self._keyed = bool(settings.keys)
+        self._seal_key: Path | None = None
 
     async def run(self) -> int:
         """The exit code: 128 + the signal's number, after a drain.
@@ -138,6 +140,8 @@ class Supervisor:
         lock, path = _claim(data, stack)
         # Valkey inherits the lock, so that the folder is taken for as long as it writes there.
         command = plan_valkey(binary, data, path, self._settings.durability)
+        if not self._settings.seal_keys:
+            self._seal_key = _own_seal_key(data)
         child = Child("valkey", command, self._environ, self._on_exit, inherited=[lock])
         stack.push_async_callback(child.stop, VALKEY_STOP_S)
         return f"unix://{quote(str(path))}"
@@ -172,6 +176,8 @@ class Supervisor:
         }
         environ = given | {"REDIS_URL": url, "HOST": self._settings.host, "PORT": str(port)}
         environ |= {"RESPOOL_REUSE_PORT": "true" if self._counts["api"] > 1 else "false"}
+        if self._seal_key is not None:
+            environ |= {"RESPOOL_SEAL_KEY_FILE": str(self._seal_key)}
         children = [
             Child(f"{room}-{number}" if count > 1 else room, self._rooms[room], environ, self._on_exit)
             for room, count in self._counts.items()
@@ -225,6 +231,20 @@ def _claim(data: Path, stack: AsyncExitStack) -> tuple[int, Path]:
         path.unlink(missing_ok=True)
         path.symlink_to(folder / "valkey.sock")  # for `embedded_url`
     return lock.fileno(), folder / "valkey.sock"
+
+
+def _own_seal_key(data: Path) -> Path:
+    """The file with the seal key of this data folder, which is ours alone; made when it is not there."""
+    path = data / "seal.key"
+    try:
+        if not path.exists():
+            unfinished = path.with_suffix(".tmp")
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(secrets.token_hex(32))
+            unfinished.replace(path)
+    except OSError as error:
+        raise ConfigError([f"RESPOOL_SEAL_KEY: {path} cannot be made: {error.strerror}"]) from error
+    return path
 
 
 def embedded_url(data_dir: str) -> str | None:

@@ -139,7 +139,7 @@ class Run:
                     tries += 1
                     try:
                         ending = await self._tools.backends.run(
-                            request, items, self._claimed.request_id, self._emitter, self._flush
+                            request, items, self._claimed.tenant, self._claimed.request_id, self._emitter, self._flush
                         )
                         self._tools.observer.observe(request, items, ending.usage)
                         return ending

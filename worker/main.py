@@ -15,14 +15,15 @@ from shared.config import Settings, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
+from shared.seal import Sealer
 from shared.store.checks import require_fit
 from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
 from shared.tasks import end
-from worker.backends.base import Backends
+from worker.backends.base import DIALECTS, Backends
 from worker.backends.echo import EchoBackend
-from worker.backends.http import ChatBackend
+from worker.backends.http import HttpBackend
 from worker.job import Tools
 from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
@@ -67,9 +68,10 @@ async def serve(settings: Settings, redis_url: str) -> None:
         await require_fit(client)
         store = Store(client)
         responses, observer = Responses(store), Observer(Ratios(store))
-        chat = await stack.enter_async_context(ChatBackend())
+        http = await stack.enter_async_context(HttpBackend())
         outbox = await stack.enter_async_context(Outbox(responses, PARTITION))
-        backends = Backends(settings.models, {"chat": chat, "echo": EchoBackend()})
+        sealer = Sealer([key.reveal() for key in settings.seal_keys])
+        backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer)
         leases = Leases(responses, PARTITION, name, settings)
         await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         tools = Tools(responses, outbox, backends, settings, observer)

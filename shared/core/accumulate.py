@@ -72,6 +72,8 @@ class OpenItem:
     """Of a message: its closed parts."""
     reasoning: list[ReasoningText] = field(default_factory=list)
     summary: list[SummaryText] = field(default_factory=list)
+    sealed: str | None = None
+    """Of reasoning: its ``encrypted_content``."""
 
     def start(self, kind: PartKind, part_index: int = 0) -> None:
         self.part, self.told, self.part_index = kind, None, part_index

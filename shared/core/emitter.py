@@ -182,6 +182,18 @@ class Emitter:
     def summary(self, delta: str) -> None:
         self._grow("summary_text", SummaryTextDelta, delta)
 
+    def state(self, sealed: str) -> None:
+        """What the provider wants back, as ``encrypted_content`` of the reasoning that is open, else of one made for it.
+
+        Said once per item: the last word counts.
+        """
+        opened = self._open
+        if opened is None or not isinstance(opened.item, Reasoning):
+            self._close_item("completed")
+            opened = self._open_empty("summary_text")
+        self.size_bytes += len(sealed) - len(opened.sealed or "")
+        opened.sealed = sealed
+
     def annotation(self, annotation: msgspec.Raw) -> None:
         """Belongs to the text that is open; without one there is nothing it could point at, and it is dropped."""
         opened = self._open
@@ -364,7 +376,9 @@ class Emitter:
         else:
             self._close_part(opened)
             content = opened.reasoning or opened.item.content
-            item = msgspec.structs.replace(opened.item, summary=opened.summary, content=content, status=status)
+            item = msgspec.structs.replace(
+                opened.item, summary=opened.summary, content=content, encrypted_content=opened.sealed, status=status
+            )
         self._add(ItemDone, opened.index, item)
         self._response.output.append(item)
         self._open = None

@@ -24,13 +24,14 @@ from shared.wire.events import (
     Incomplete,
     InProgress,
     ItemAdded,
+    ItemDone,
     Queued,
     ReasoningTextDelta,
     RefusalDelta,
     SummaryTextDelta,
     TextDelta,
 )
-from shared.wire.items import CustomToolCall, FunctionCall, Logprob
+from shared.wire.items import CustomToolCall, FunctionCall, Logprob, Reasoning
 from shared.wire.responses import Response
 
 TOLD, FRAMES = b"E", b"F"
@@ -97,6 +98,8 @@ def unpack(packed: bytes) -> bytes:
                     feed(handle, delta)
             case "annotation":
                 emitter.annotation(msgspec.Raw(arguments[0].encode()))
+            case "state":
+                emitter.state(arguments[0])
             case "end":
                 emitter.end(msgspec.convert(arguments[0], Ending), at=arguments[1])
             case _:
@@ -132,6 +135,9 @@ def _tell(told: _Told, event: Event) -> None:
                 steps.append(("call", _opening(event.item)))
             elif isinstance(event.item, CustomToolCall):
                 steps.append(("custom_call", _opening(event.item)))
+        case ItemDone():
+            if isinstance(event.item, Reasoning) and event.item.encrypted_content is not None:
+                steps.append(("state", [event.item.encrypted_content]))
         case AnnotationAdded():
             steps.append(("annotation", [bytes(event.annotation).decode()]))
         case Queued():

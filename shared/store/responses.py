@@ -116,6 +116,7 @@ class Claimed:
     parent: str
     request: bytes
     items: bytes
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,10 +296,10 @@ def _status(word: bytes) -> Status:
 
 
 def _claimed(row: list[bytes]) -> Claimed:
-    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items = row
+    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items, tenant = row
     counts = int(attempt), int(seq), int(tries), int(releases)
     lane_name = cast(Lane, lane.decode())
     return Claimed(
         response_id.decode(), *counts, stream == b"1", int(age), request_id.decode(), lane_name,
-        parent.decode(), request, items,
+        parent.decode(), request, items, tenant.decode(),
     )  # fmt: skip

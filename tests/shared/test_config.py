@@ -263,7 +263,8 @@ def test_every_setting_has_a_meaning_and_is_in_the_docs(struct: type[msgspec.Str
     docs = (ROOT / "docs/settings.md").read_text()
     rows = describe(struct)
     without_meaning = set(struct.__struct_fields__) - {row.name for row in rows}
-    assert without_meaning == ({"key"} if struct is ModelRow else set())  # resolved from key_env, not a setting
+    # Secrets, which only the environment has.
+    assert without_meaning == {ModelRow: {"key"}, Settings: {"seal_keys"}}.get(struct, set())
     lines = []
     for row in rows:
         cells = [f"`{row.name}`", f"`{row.variable}`" if row.variable else None, row.type, row.default, row.meaning]
@@ -287,6 +288,14 @@ def test_every_variable_is_in_the_docs() -> None:
     documented = set(re.findall(r"`(RESPOOL_[A-Z_]+)`", docs)) - {"RESPOOL_PORT"}
     assert documented - {*VARIABLES, *OTHER_VARIABLES} == set()
     assert variable("drain_s") == "RESPOOL_DRAIN_S"
+
+
+def test_seal_keys_come_from_the_environment_and_are_long_enough() -> None:
+    keys = load_settings({"RESPOOL_SEAL_KEY": f"{'a' * 32}, {'b' * 40}"}, None).seal_keys
+    assert [key.reveal() for key in keys] == ["a" * 32, "b" * 40]
+    with pytest.raises(ConfigError, match=r"RESPOOL_SEAL_KEY.* at least 32"):
+        load_settings({"RESPOOL_SEAL_KEY": f"{'a' * 32},short"}, None)
+    assert "aaaa" not in repr(load_settings({"RESPOOL_SEAL_KEY": "a" * 32}, None))
 
 
 def test_the_example_file_loads() -> None:

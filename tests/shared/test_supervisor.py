@@ -36,6 +36,7 @@ mode = os.environ.get("MODE", "")
 if mode == "refuse": sys.exit(78)
 if mode == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("url", os.environ["REDIS_URL"], flush=True)
+print("seal", os.environ.get("RESPOOL_SEAL_KEY_FILE"), flush=True)
 while True: signal.pause()
 """
 MAIN = f"""
@@ -290,3 +291,20 @@ def test_banner() -> None:
     assert "Bearer $RESPOOL_API_KEY" in keyed
     assert 'os.environ["RESPOOL_API_KEY"]' in keyed
     assert '"model": "echo"' in keyed
+
+
+async def seal_key(running: Up) -> str:
+    return (await running.text("seal ")).removeprefix("seal ")
+
+
+async def test_a_seal_key_is_made_once_and_only_for_the_embedded_valkey(tmp_path: Path) -> None:
+    async with up(tmp_path / "data") as running:
+        path = Path(await seal_key(running))
+        key = path.read_text()
+    assert path.parent == tmp_path / "data"
+    assert len(key) >= 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    async with up(tmp_path / "data") as running:
+        assert Path(await seal_key(running)).read_text() == key
+    async with up(tmp_path / "data", RESPOOL_SEAL_KEY="k" * 32) as running:
+        assert await seal_key(running) == "None"

@@ -10,9 +10,16 @@ from shared.config import ModelRow, find_model
 from shared.core.emitter import Emitter, Ending
 from shared.core.window import drop_oldest
 from shared.errors import UpstreamError
+from shared.seal import Sealer
 from shared.wire.items import Item
 from shared.wire.requests import Request
+from worker.translate.chat import ChatDialect
+from worker.translate.dialect import Dialect, State
 
+DIALECTS: Mapping[str, Dialect] = {"chat": ChatDialect()}
+"""Those that are spoken over HTTP."""
+STATE_KIND = "state"
+"""What provider state is sealed as."""
 Flush = Callable[[], Awaitable[None]]
 """Hands over the events made so far. Awaited after each read; waits while too much is unflushed."""
 
@@ -25,6 +32,7 @@ class Call:
     items: Sequence[Item]
     row: ModelRow
     request_id: str
+    state: State
 
 
 class Backend(Protocol):
@@ -39,12 +47,14 @@ class Backend(Protocol):
 class Backends:
     """The model table with a backend behind each row."""
 
-    def __init__(self, models: Mapping[str, ModelRow], dialects: Mapping[str, Backend]) -> None:
+    def __init__(self, models: Mapping[str, ModelRow], backends: Mapping[str, Backend], sealer: Sealer) -> None:
+        """*backends* by the dialect of a row."""
         self._models = models
-        self._dialects = dialects
+        self._backends = backends
+        self._sealer = sealer
 
     async def run(
-        self, request: Request, items: Sequence[Item], request_id: str, emit: Emitter, flush: Flush
+        self, request: Request, items: Sequence[Item], tenant: str, request_id: str, emit: Emitter, flush: Flush
     ) -> Ending:
         row = find_model(self._models, request.model, request.channel)
         if row is None:
@@ -52,4 +62,5 @@ class Backends:
         if request.truncation == "auto" and row.context_tokens:
             reserved = len(request.instructions or "") + len(msgspec.json.encode(request.tools))
             items = drop_oldest(items, row.context_tokens, reserved, request.max_output_tokens or 0)
-        return await self._dialects[row.dialect].run(Call(request, items, row, request_id), emit, flush)
+        state = self._sealer.bind(tenant, STATE_KIND)
+        return await self._backends[row.dialect].run(Call(request, items, row, request_id, state), emit, flush)

@@ -14,9 +14,8 @@ import structlog
 from shared.core.emitter import Emitter, Ending
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.errors import UpstreamError
-from worker.backends.base import Call, Flush
-from worker.translate.chat_request import encode_chat, offered_by
-from worker.translate.chat_stream import ChatStream
+from worker.backends.base import DIALECTS, Call, Flush
+from worker.translate.dialect import Answer, Ask
 from worker.translate.errors import upstream_error
 from worker.translate.profiles import PROFILES
 
@@ -28,8 +27,8 @@ USAGE_WAIT_S = 5.0
 log = structlog.get_logger()
 
 
-class ChatBackend:
-    """OpenAI-compatible Chat Completions. ``async with`` opens and closes its connections."""
+class HttpBackend:
+    """Speaks every dialect of ``DIALECTS``. ``async with`` opens and closes its connections."""
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
@@ -45,19 +44,19 @@ class ChatBackend:
 
     async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
         row = call.row
-        profile = PROFILES[row.profile]
-        body = encode_chat(call.request, call.items, model=row.model or call.request.model, profile=profile)
+        dialect, model = DIALECTS[row.dialect], row.model or call.request.model
+        ask = Ask(call.request, call.items, model, PROFILES[row.profile], call.state)
+        body = dialect.encode(ask)
         headers = {
             **row.headers,
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             "X-Request-Id": call.request_id,
+            **dialect.headers(row.key.reveal() if row.key is not None else None),
         }
-        if row.key is not None:
-            headers["Authorization"] = f"Bearer {row.key.reveal()}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=row.connect_timeout_s)
-        url = f"{row.base_url.rstrip('/')}/chat/completions"
-        stream = ChatStream(emit, profile, offered_by(call.request))
+        url = f"{row.base_url.rstrip('/')}{dialect.path}"
+        stream = dialect.answer(ask, emit)
         try:
             async with (
                 asyncio.timeout(row.first_byte_timeout_s) as timer,
@@ -86,7 +85,7 @@ class ChatBackend:
 
 
 async def _feed(
-    content: aiohttp.StreamReader, stream: ChatStream, flush: Flush, timer: asyncio.Timeout, idle_s: float
+    content: aiohttp.StreamReader, stream: Answer, flush: Flush, timer: asyncio.Timeout, idle_s: float
 ) -> None:
     sse = SSEDecoder()
     ended_until: float | None = None

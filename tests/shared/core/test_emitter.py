@@ -239,3 +239,36 @@ def test_there_is_one_end() -> None:
         emit.end(Ending("failed"), at=9)
     with pytest.raises(ValueError, match="ended"):
         emit.text("more")
+
+
+def test_provider_state_belongs_to_the_reasoning_that_is_open() -> None:
+    emit = started()
+    emit.reasoning("because")
+    emit.state("rsp1.first")
+    emit.state("rsp1.sealed")
+    emit.text("so")
+    response, events = finish(emit)
+    reasoning = response.output[0]
+    assert isinstance(reasoning, Reasoning)
+    assert reasoning.encrypted_content == "rsp1.sealed"
+    added = next(each for each in plain(events) if each["type"] == "response.output_item.added")
+    assert "encrypted_content" not in added["item"]  # it is only certain at the end
+
+
+def test_provider_state_without_reasoning_makes_an_item_of_its_own() -> None:
+    emit = started()
+    emit.text("so")
+    emit.state("rsp1.sealed")
+    response, events = finish(emit)
+    assert [type(item) for item in response.output] == [Message, Reasoning]
+    assert response.output[1] == Reasoning([], response.output[1].id, None, "rsp1.sealed", "completed")
+    assert names(events)[-3:] == ["output_item.added", "output_item.done", "completed"]
+
+
+def test_provider_state_counts_as_output() -> None:
+    emit = started()
+    emit.reasoning("x")
+    before = emit.size_bytes
+    emit.state("y" * 1000)
+    emit.state("z" * 1000)
+    assert emit.size_bytes == before + 1000

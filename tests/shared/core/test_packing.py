@@ -15,7 +15,9 @@ from shared.wire.responses import ResponseError, Usage
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["text", "refusal", "reasoning", "summary", "logprobs", "annotation"]), TEXTS),
+        st.tuples(
+            st.sampled_from(["text", "refusal", "reasoning", "summary", "state", "logprobs", "annotation"]), TEXTS
+        ),
         st.tuples(st.just("call"), st.sampled_from([None, "", "call_a", "call_b"])),
         st.tuples(st.just("arguments"), TEXTS),
     ),

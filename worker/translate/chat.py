@@ -1,0 +1,21 @@
+"""The dialect of Chat Completions."""
+
+from collections.abc import Mapping
+
+from shared.core.emitter import Emitter
+from worker.translate.chat_request import encode_chat, offered_by
+from worker.translate.chat_stream import ChatStream
+from worker.translate.dialect import Ask, bearer
+
+
+class ChatDialect:
+    path = "/chat/completions"
+
+    def headers(self, key: str | None) -> Mapping[str, str]:
+        return bearer(key)
+
+    def encode(self, ask: Ask) -> bytes:
+        return encode_chat(ask.request, ask.items, model=ask.model, profile=ask.profile)
+
+    def answer(self, ask: Ask, emit: Emitter) -> ChatStream:
+        return ChatStream(emit, ask.profile, offered_by(ask.request))
