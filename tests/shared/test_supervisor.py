@@ -293,18 +293,16 @@ def test_banner() -> None:
     assert '"model": "echo"' in keyed
 
 
-async def seal_key(running: Up) -> str:
-    return (await running.text("seal ")).removeprefix("seal ")
+async def told_seal_key(data: Path, **environ: str) -> str:
+    async with up(data, **environ) as running:
+        return (await running.text("seal ")).removeprefix("seal ")
 
 
-async def test_a_seal_key_is_made_once_and_only_for_the_embedded_valkey(tmp_path: Path) -> None:
-    async with up(tmp_path / "data") as running:
-        path = Path(await seal_key(running))
-        key = path.read_text()
+def test_a_seal_key_is_made_once_and_only_for_the_embedded_valkey(tmp_path: Path) -> None:
+    path = Path(asyncio.run(told_seal_key(tmp_path / "data")))
+    key = path.read_text()
     assert path.parent == tmp_path / "data"
     assert len(key) >= 32
     assert path.stat().st_mode & 0o777 == 0o600
-    async with up(tmp_path / "data") as running:
-        assert Path(await seal_key(running)).read_text() == key
-    async with up(tmp_path / "data", RESPOOL_SEAL_KEY="k" * 32) as running:
-        assert await seal_key(running) == "None"
+    assert Path(asyncio.run(told_seal_key(tmp_path / "data"))).read_text() == key
+    assert asyncio.run(told_seal_key(tmp_path / "data", RESPOOL_SEAL_KEY="k" * 32)) == "None"
