@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from api.items import check_pairing
 from api.tokenizer import render
+from shared.core.profiles import PROFILES
 from shared.errors import InvalidRequest
 from shared.wire.items import (
     CustomTool,
@@ -28,7 +29,6 @@ from shared.wire.items import (
 from shared.wire.requests import Request
 from shared.wire.responses import ReasoningEcho
 from worker.translate.chat_request import encode_chat
-from worker.translate.profiles import PROFILES
 
 TEXT = st.text(max_size=8)
 INPUTS = st.lists(st.builds(InputText, TEXT), max_size=3)

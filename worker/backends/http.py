@@ -12,12 +12,12 @@ import aiohttp
 import structlog
 
 from shared.core.emitter import Emitter, Ending
+from shared.core.profiles import PROFILES
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.errors import UpstreamError
 from worker.backends.base import DIALECTS, Call, Flush
 from worker.translate.dialect import Answer, Ask
 from worker.translate.errors import upstream_error
-from worker.translate.profiles import PROFILES
 
 MAX_ERROR_BYTES = 64 << 10
 MAX_BODY_BYTES = 16 << 20

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from shared.core.profiles import Profile
 from shared.core.tools import joined_name
 from shared.wire.items import (
     CustomToolCall,
@@ -28,7 +29,6 @@ from shared.wire.items import (
     ToolOutput,
 )
 from worker.translate.custom_tools import wrap
-from worker.translate.profiles import Profile
 
 Json = dict[str, Any]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from shared.core.profiles import Profile
 from shared.core.tools import Offer, fits, limit, offers
 from shared.wire.items import (
     AllowedTools,
@@ -22,7 +23,6 @@ from shared.wire.requests import Request
 from worker.translate.chat_calls import Offered
 from worker.translate.chat_messages import Json, plan_messages
 from worker.translate.custom_tools import plan_function
-from worker.translate.profiles import Profile
 
 # Sent under the same name when the request has them.
 _SAME_NAME = (

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from shared.core.emitter import Emitter, Ending
+from shared.core.profiles import Profile
 from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
 from shared.wire.items import Logprob
@@ -27,7 +28,6 @@ from worker.translate.chat_chunk import (
     split_content,
 )
 from worker.translate.errors import garbage_error, stream_error
-from worker.translate.profiles import Profile
 from worker.translate.think import ThinkSplitter
 
 FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter", "failed"]] = {

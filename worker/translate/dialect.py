@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.core.emitter import Emitter, Ending
+from shared.core.profiles import Profile
 from shared.wire.items import Item
 from shared.wire.requests import Request
-from worker.translate.profiles import Profile
 
 
 class State(Protocol):

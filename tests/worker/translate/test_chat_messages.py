@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.profiles import PROFILES, Profile
 from shared.wire.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -20,7 +21,6 @@ from shared.wire.items import (
     SummaryText,
 )
 from worker.translate.chat_messages import IMAGE_NOTE, plan_messages
-from worker.translate.profiles import PROFILES, Profile
 
 GENERIC = PROFILES["generic"]
 KEEP = Profile(reasoning_out="reasoning_content")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.core.profiles import PROFILES, Profile
 from shared.wire.items import (
     AllowedTools,
     FunctionChoice,
@@ -17,7 +18,6 @@ from shared.wire.items import (
 from shared.wire.requests import Request
 from shared.wire.responses import ReasoningEcho
 from worker.translate.chat_request import encode_chat
-from worker.translate.profiles import PROFILES, Profile
 
 GENERIC = PROFILES["generic"]
 TOOLS = [FunctionTool("f", "does f", {"type": "object"}, True), FunctionTool("g")]

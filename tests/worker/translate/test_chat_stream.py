@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
+from shared.core.profiles import PROFILES, Profile
 from shared.core.responses import draft
 from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
@@ -20,7 +21,6 @@ from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from support.contract import check_stream
 from worker.translate.chat_stream import ChatStream
-from worker.translate.profiles import PROFILES, Profile
 
 STREAMS = Path(__file__).parents[2] / "streams"
 QUIRKS: dict[str, dict[str, Any]] = json.loads((STREAMS / "quirks/expected.json").read_bytes())

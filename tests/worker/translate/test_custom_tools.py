@@ -11,6 +11,7 @@ from shared.core.accumulate import Fold
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import decode, render_all
 from shared.core.packing import TOLD, pack, unpack
+from shared.core.profiles import PROFILES, Profile
 from shared.core.responses import draft
 from shared.errors import UpstreamError
 from shared.wire.items import (
@@ -35,7 +36,6 @@ from support.contract import check_stream
 from worker.translate.chat_request import encode_chat, offered_by
 from worker.translate.chat_stream import ChatStream
 from worker.translate.custom_tools import Unwrapper, plan_function, wrap
-from worker.translate.profiles import PROFILES, Profile
 
 SQL = CustomTool("sql", "Runs SQL.", CustomFormat())
 TOOLS = [
