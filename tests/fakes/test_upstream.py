@@ -186,6 +186,7 @@ async def test_phrases_in_the_prompt_choose_the_behaviour() -> None:
         url = upstream.base_url
         assert await read_phrases(session, url, "words=2 delay_ms=1") == ("word0 word1 ", "stop", True)
         assert await read_phrases(session, url, "words=1 size=8") == ("word0xxx ", "stop", True)
+        assert await read_phrases(session, url, "words=1 marked") == ("word0.2 ", "stop", True)
         assert await read_phrases(session, url, "words=9 cut=1") == ("word0 ", None, False)
         assert await read_phrases(session, url, "words=9 eof=1 reason=2") == ("word0 ", None, True)
         assert await read_phrases(session, url, "words=1 call=get_weather") == ("word0 ", "tool_calls", True)

@@ -241,15 +241,17 @@ def by_phrases(call: Call) -> Script:
     reason=N    so many words of reasoning     call=NAME   a tool call at the end   finish=X finish_reason
     status=N    an error, with retry_after=N   nousage     no usage                 hold     hang after the words
     cut=N       connection dropped after N words           eof=N  the body ends after N words without a word of why
+    marked      each word carries the number of the call: word0.7
     """
     numbers = {name: int(value) for name, value in re.findall(r"\b([a-z_]+)=(\d+)\b", call.last_user_text)}
     texts = dict(re.findall(r"\b([a-z_]+)=([A-Za-z]\w*)", call.last_user_text))
-    flags = set(re.findall(r"\b(nousage|hold)\b", call.last_user_text))
+    flags = set(re.findall(r"\b(nousage|hold|marked)\b", call.last_user_text))
     if "status" in numbers:
         headers = {"Retry-After": str(numbers["retry_after"])} if "retry_after" in numbers else {}
         return [status(numbers["status"], headers=headers)]
     count = numbers.get("words", 5)
-    words = [f"word{place}".ljust(numbers.get("size", 0), "x") + " " for place in range(count)]
+    mark = f".{call.index}" if "marked" in flags else ""
+    words = [f"word{place}{mark}".ljust(numbers.get("size", 0), "x") + " " for place in range(count)]
     if not call.is_stream:
         return [status(200, completion("".join(words)))]
     calls = [call_delta(0, call_id="call_fake", name=texts["call"], arguments="{}")] if "call" in texts else None
@@ -352,9 +354,9 @@ class FakeUpstream:
             body = raw
         headers = {name.lower(): value for name, value in request.headers.items()}
         call = Call(len(self.calls), request.method, request.path, headers, body, time.monotonic())
+        self.calls.append(call)  # before anybody else can run: its index is its place
         script = self._scripts.popleft() if self._scripts else self.respond(call)
         async with self._arrived:
-            self.calls.append(call)
             self._arrived.notify_all()
         try:
             answer = await _perform(request, call, script)

@@ -10,11 +10,13 @@ import aiohttp
 import httpx2
 from yarl import URL
 
-from support.recorder import Exchange, Recorder
+from support.history import Exchange
+from support.recorder import Recorder
 from support.schemas import Json
 
 READ_SIZE_BYTES = 65536
 TIMEOUT_S = 30.0
+KEY_HEADER = "Idempotency-Key"
 
 
 def api_root(base_url: str) -> str:
@@ -34,7 +36,7 @@ class RecordingAsyncTransport(httpx2.AsyncBaseTransport):
         started = self._recorder.tick()
         response = await self._inner.handle_async_request(request)
         url, status = str(request.url), response.status_code
-        exchange = self._recorder.begin(request.method, url, status, dict(response.headers), started)
+        exchange = self._recorder.begin(request.method, url, status, dict(response.headers), started, **_said(request))
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _AsyncTee(response.stream, exchange, self._recorder)
         return response
@@ -54,13 +56,22 @@ class RecordingTransport(httpx2.BaseTransport):
         started = self._recorder.tick()
         response = self._inner.handle_request(request)
         url, status = str(request.url), response.status_code
-        exchange = self._recorder.begin(request.method, url, status, dict(response.headers), started)
+        exchange = self._recorder.begin(request.method, url, status, dict(response.headers), started, **_said(request))
         assert isinstance(response.stream, httpx2.SyncByteStream)
         response.stream = _Tee(response.stream, exchange, self._recorder)
         return response
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _said(request: httpx2.Request) -> dict[str, Any]:
+    """What the recorder keeps of a request."""
+    try:
+        sent = json.loads(request.content)
+    except (ValueError, httpx2.RequestNotRead):
+        sent = None
+    return {"sent": sent, "key": request.headers.get(KEY_HEADER, "")}
 
 
 class _AsyncTee(httpx2.AsyncByteStream):
@@ -164,7 +175,8 @@ class RawClient:
         started = self._recorder.tick()
         url = URL(self._base + path, encoded=True)
         async with self._session.request(method, url, **options) as reply:
-            exchange = self._recorder.begin(method, str(reply.url), reply.status, dict(reply.headers), started)
+            said = {"sent": options.get("json"), "key": (options.get("headers") or {}).get(KEY_HEADER, "")}
+            exchange = self._recorder.begin(method, str(reply.url), reply.status, dict(reply.headers), started, **said)
             try:
                 yield RawStream(reply, exchange, self._recorder)
             finally:

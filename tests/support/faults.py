@@ -6,7 +6,6 @@ The last user text begins with the response's name: ``"r7 words=30 delay_ms=5"``
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections import deque
@@ -17,13 +16,12 @@ import aiohttp
 from redis.asyncio import Redis
 
 from fakes.upstream import DONE, Call, FakeUpstream, Script, Step, by_phrases, chunk, send, start, usage, wait
+from support.checker import assert_kept, judge
 from support.clients import RawClient, RawStream
+from support.contract import TERMINAL
 from support.schemas import Json
+from support.stored import PREFIX, read_store
 
-PREFIX = "rs:{00}:"
-FOR_EVER = {f"{PREFIX}pack", f"{PREFIX}bell"}
-"""Keys without a lifetime that may be there when all has ended: the logs to pack, and the bell (at most one token)."""
-TERMINAL = {"completed", "incomplete", "failed", "cancelled"}
 WAIT_S = 20.0
 SHORT_LEASE = {"RESPOOL_LEASE_S": "1", "RESPOOL_RENEW_S": "0.3", "RESPOOL_REAP_S": "0.1"}
 BROKEN = (aiohttp.ClientError, ConnectionError)
@@ -175,43 +173,9 @@ async def all_ended(redis: Redis) -> None:
 
 async def check_left(redis: Redis) -> int:
     """Everything has ended, and nothing is left that should not be. Returns how many responses there are."""
-    found: list[str] = []
-    keys = {key.decode() for key in await redis.keys()}
-    if lost := {key for key in keys if key.startswith("arq:") or key == f"{PREFIX}live" or f"{PREFIX}q:" in key}:
-        found.append(f"left behind: {sorted(lost)}")
-    found += [f"lives for ever: {key}" for key in sorted(keys - FOR_EVER) if await redis.ttl(key) == -1]
-    records = [key for key in keys if key.startswith(f"{PREFIX}r:")]
-    for key in records:
-        response_id = key.removeprefix(f"{PREFIX}r:")
-        record = {name.decode(): value.decode() for name, value in (await redis.hgetall(key)).items()}
-        if record["status"] not in TERMINAL:
-            found.append(f"{response_id} is {record['status']}")
-        elif json.loads(await redis.get(f"{PREFIX}o:{response_id}"))["status"] != record["status"]:
-            found.append(f"{response_id}: the object says otherwise than the record, {record['status']}")
-        if record["stream"] == "1":
-            found += [f"{response_id}: {line}" for line in await _check_log(redis, response_id, int(record["seq"]))]
-    assert not found, "\n".join(found)
-    return len(records)
-
-
-async def _check_log(redis: Redis, response_id: str, seq: int) -> list[str]:
-    """Numbers from 0 without a gap, and one terminal event, at the end."""
-    expected, kinds, found = 0, [], []
-    for _, entry in await redis.xrange(f"{PREFIX}e:{response_id}"):
-        for frame in entry[b"d"].split(b"\n\n")[:-1]:
-            event = json.loads(frame.partition(b"\ndata: ")[2])
-            if event["sequence_number"] != expected:
-                found.append(f"event {event['sequence_number']} where {expected} was due")
-            expected += 1
-            kinds.append(event["type"])
-    if expected != seq:
-        found.append(f"{expected} events are logged, the record says {seq}")
-    if [kind for kind in kinds if kind in ENDS] != kinds[-1:]:
-        found.append(f"terminal events: {kinds[-5:]}")
-    return found
-
-
-ENDS = {"response.completed", "response.incomplete", "response.failed"}
+    stored = await read_store(redis)
+    assert_kept(judge([], stored))
+    return len(stored.responses)
 
 
 class Watch:
