@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from shared.ids import HOME_PARTITION, base32
-from shared.store.redis import Store, prefix, within
+from shared.store.redis import Store, prefix
 
 MAX_MODELS = 512
 KEEP_S = 30 * 86_400
@@ -22,8 +22,7 @@ class Ratios:
 
     async def read(self, model: str) -> float | None:
         """Bytes per token, or ``None`` while not enough is known."""
-        key, client = f"{prefix(_PARTITION)}ratios", self._store.client
-        text: bytes | None = await within(lambda: client.execute_command("HGET", key, model), BUDGET_S)
+        text = await self._store.command("HGET", f"{prefix(_PARTITION)}ratios", model, budget_s=BUDGET_S)
         size, _, tokens = (text or b"").partition(b" ")
         return int(size) / int(tokens) if tokens and int(tokens) >= LEAST_TOKENS else None
 

@@ -54,6 +54,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.core.lifecycle import lua_table
 from shared.errors import StoreUnavailable
+from shared.store.commands import Commands, Word, pack
 
 SOCKET_TIMEOUT_S = 2.0
 CONNECT_TIMEOUT_S = 1.0
@@ -66,7 +67,6 @@ Script = Literal[
     "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
     "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn",
 ]  # fmt: skip
-Argument = str | bytes | int | float
 Result = TypeVar("Result")
 
 
@@ -88,7 +88,17 @@ def inbox_channel(process: str) -> str:
     return f"rs:in:{process}"
 
 
-def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
+class Client(Redis):
+    """redis-py's client, and beside its pool one connection for scripts, which opens when it is first used."""
+
+    commands: Commands
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self.commands.aclose()
+        await super().aclose(close_connection_pool)
+
+
+def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Client:
     """A client with a pool of its own. Waiting for a connection is bounded; a silent server is noticed.
 
     The caller closes it with ``aclose()``, which closes the pool too.
@@ -102,7 +112,10 @@ def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET
         health_check_interval=0,
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
-    return Redis.from_pool(pool)
+    client = Client(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    client.commands = Commands(pool)
+    return client
 
 
 def _load(name: Script) -> bytes:
@@ -118,25 +131,31 @@ class Store:
     Raises ``StoreUnavailable`` when Redis does not answer in time or refuses to write.
     """
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
         self._scripts: dict[str, tuple[str, bytes]] = {}
 
-    async def call(self, name: Script, partition: str, *args: Argument, budget_s: float = 3.0) -> Any:
+    async def call(self, name: Script, partition: str, *args: Word, budget_s: float = 3.0) -> Any:
         """Run script *name* on *partition*. Returns its answer, texts as bytes."""
         if name not in self._scripts:
             source = _load(name)
             self._scripts[name] = hashlib.sha1(source, usedforsecurity=False).hexdigest(), source
         sha, source = self._scripts[name]
-        key = prefix(partition)
+        key, commands = prefix(partition), self.client.commands
+        command = pack("EVALSHA", sha, 1, key, *args)
 
         async def attempt() -> Any:
             try:
-                return await self.client.execute_command("EVALSHA", sha, 1, key, *args)
+                return await commands.send(command)
             except NoScriptError:
-                return await self.client.execute_command("EVAL", source, 1, key, *args)
+                return await commands.send(pack("EVAL", source, 1, key, *args))
 
         return await within(attempt, budget_s)
+
+    async def command(self, *words: Word, budget_s: float) -> Any:
+        """Run a command that may be repeated."""
+        command = pack(*words)
+        return await within(lambda: self.client.commands.send(command), budget_s)
 
 
 async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> Result:

@@ -6,7 +6,7 @@ import secrets
 from typing import NamedTuple
 
 from shared.ids import HOME_PARTITION, base32
-from shared.store.redis import Store, prefix, within
+from shared.store.redis import Store, prefix
 
 OPEN_TENANT = "default"
 """Everybody, where there are no keys; and the tenant of a key that is made without naming one."""
@@ -55,7 +55,7 @@ class Tenants:
     async def any(self) -> bool:
         """Whether there are keys at all."""
         names = f"{prefix(PARTITION)}keys"
-        return bool(await within(lambda: self._store.client.execute_command("HLEN", names), BUDGET_S))
+        return bool(await self._store.command("HLEN", names, budget_s=BUDGET_S))
 
     async def create(self, key: str, name: str, tenant: str) -> bool:
         """False when the name is taken."""
