@@ -14,10 +14,10 @@ from shared.errors import InvalidRequest, NotFound
 from shared.ids import is_conversation_id, is_response_id
 from shared.store.conversations import Conversations
 from shared.store.responses import Responses
-from shared.wire.items import Item
+from shared.wire.items import StoredItem
 from shared.wire.requests import Request
 
-_decode_items = msgspec.json.Decoder(list[Item]).decode
+_decode_items = msgspec.json.Decoder(list[StoredItem]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Context:
     """``taken`` are the ids that no other item may have, those of deleted items included; ``read`` says how much there
     was of the conversation (``Head.batches`` and ``Head.deleted``)."""
 
-    items: list[Item]
+    items: list[StoredItem]
     taken: frozenset[str] = frozenset()
     read: tuple[int, int] = (0, 0)
 
@@ -57,7 +57,7 @@ async def read_context(
     return context
 
 
-def check_window(request: Request, items: list[Item], settings: Settings) -> None:
+def check_window(request: Request, items: list[StoredItem], settings: Settings) -> None:
     """Refuse what surely does not fit into the model's context window. *items* is the whole context."""
     row = find_model(settings.models, request.model, request.channel)
     if row is None or not row.context_tokens or request.truncation == "auto":

@@ -8,20 +8,22 @@ import msgspec
 
 from api.content import check_parts
 from api.decoding import MAX_TEXT_CHARS, check_length, decode
+from shared.core.compaction import Open, read_summary
 from shared.errors import InvalidRequest
 from shared.ids import ItemKind, item_id
 from shared.wire.items import (
+    Compaction,
     CustomToolCall,
     CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
     InputImage,
     InputText,
-    Item,
     ItemReference,
     Message,
     OutputText,
     Reasoning,
+    StoredItem,
 )
 
 MAX_CALL_ID_CHARS = 64
@@ -55,18 +57,20 @@ _DECODERS: dict[str, Any] = {
     "custom_tool_call": msgspec.json.Decoder(CustomToolCall).decode,
     "custom_tool_call_output": msgspec.json.Decoder(CustomToolCallOutput).decode,
     "reasoning": msgspec.json.Decoder(Reasoning).decode,
+    "compaction": msgspec.json.Decoder(Compaction).decode,
 }
-_KINDS: dict[type[Item], ItemKind] = {
+_KINDS: dict[type[StoredItem], ItemKind] = {
     Message: "msg",
     FunctionCall: "fc",
     FunctionCallOutput: "fco",
     CustomToolCall: "ctc",
     CustomToolCallOutput: "ctco",
     Reasoning: "rs",
+    Compaction: "cmp",
 }
 
 
-def decode_input(raw: msgspec.Raw, max_items: int) -> tuple[list[Item], dict[int, str]]:
+def decode_input(raw: msgspec.Raw, max_items: int, open_sealed: Open) -> tuple[list[StoredItem], dict[int, str]]:
     """``input`` as (its items, the ids of referenced ones by their place among all).
 
     A string is one user message; parts are lists; ids and statuses are still as given.
@@ -78,22 +82,25 @@ def decode_input(raw: msgspec.Raw, max_items: int) -> tuple[list[Item], dict[int
         return [Message("user", [InputText(text)])], {}
     if start != b"[":
         raise InvalidRequest("Invalid type for 'input': expected str or array.", param="input", code="invalid_type")
-    items: list[Item] = []
+    items: list[StoredItem] = []
     references: dict[int, str] = {}
     for i, member in enumerate(_members(raw, "input", max_items)):
         peek = decode(_peek, member, f"input[{i}]")
         if peek.type == "item_reference" or (peek.type is None and peek.role is None and peek.id is not None):
             references[i] = decode(_reference, member, f"input[{i}]").id
         else:
-            items.append(_decode_item(member, peek, f"input[{i}]"))
+            items.append(_decode_item(member, peek, f"input[{i}]", open_sealed))
     return items, references
 
 
-def decode_items(raw: msgspec.Raw, path: str, max_items: int, min_items: int = 0) -> list[Item]:
+def decode_items(
+    raw: msgspec.Raw, path: str, max_items: int, open_sealed: Open, *, min_items: int = 0
+) -> list[StoredItem]:
     """The array of items at *path*, where there are no references."""
     members = _members(raw, path, max_items, min_items)
     return [
-        _decode_item(member, decode(_peek, member, f"{path}[{i}]"), f"{path}[{i}]") for i, member in enumerate(members)
+        _decode_item(member, decode(_peek, member, f"{path}[{i}]"), f"{path}[{i}]", open_sealed)
+        for i, member in enumerate(members)
     ]
 
 
@@ -111,7 +118,7 @@ def _members(raw: msgspec.Raw, path: str, max_items: int, min_items: int = 0) ->
     return members
 
 
-def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str) -> Item:
+def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str, open_sealed: Open) -> StoredItem:
     if peek.type is None and peek.role is not None:
         easy: Message = _decode_tolerantly(_easy, raw, path)
         return _checked_message(Message(easy.role, easy.content, easy.id, easy.status, easy.phase), path)
@@ -122,12 +129,17 @@ def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str) -> Item:
     if decoder is None:
         message = f"Unsupported value: '{peek.type[:64]}' is not an input item that this server takes."
         raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
-    item: Item = _decode_tolerantly(decoder, raw, path)
+    item: StoredItem = _decode_tolerantly(decoder, raw, path)
     if isinstance(item, Message):
         return _checked_message(item, path)
     if isinstance(item, Reasoning):
         item.summary = item.summary or []
         check_length(item.encrypted_content, f"{path}.encrypted_content", MAX_SEALED_CHARS)
+        return item
+    if isinstance(item, Compaction):
+        check_length(item.encrypted_content, f"{path}.encrypted_content", MAX_SEALED_CHARS)
+        if read_summary(item.encrypted_content, open_sealed) is None:
+            raise _not_opened(f"{path}.encrypted_content")
         return item
     if not 1 <= len(item.call_id) <= MAX_CALL_ID_CHARS:
         message = f"Invalid '{path}.call_id': expected 1 to {MAX_CALL_ID_CHARS} characters."
@@ -140,6 +152,14 @@ def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str) -> Item:
     text, name = (item.arguments, "arguments") if isinstance(item, FunctionCall) else (item.input, "input")
     check_length(text, f"{path}.{name}", MAX_TEXT_CHARS)
     return item
+
+
+def _not_opened(path: str) -> InvalidRequest:
+    message = (
+        f"The encrypted content of '{path}' could not be verified: it was not sealed by this server for you, or its "
+        "RESPOOL_SEAL_KEY has changed since. Remove the item, or send what it stands for."
+    )
+    return InvalidRequest(message, param=path, code="invalid_encrypted_content")
 
 
 def _decode_tolerantly(decoder: Any, raw: msgspec.Raw, path: str) -> Any:
@@ -171,8 +191,10 @@ def _checked_message(item: Message, path: str) -> Message:
     return item
 
 
-def complete(items: Iterable[Item], owner_id: str, *, first: int = 0, taken: Set[str] = frozenset()) -> list[Item]:
-    """Give every item of a response or conversation an id and a status.
+def complete(
+    items: Iterable[StoredItem], owner_id: str, *, first: int = 0, taken: Set[str] = frozenset()
+) -> list[StoredItem]:
+    """Give every item of a response or conversation an id, and a status where it can have one.
 
     Ids are numbered from *first*. A client's own id is kept if it is well formed and neither *taken* nor given twice.
     """
@@ -182,7 +204,7 @@ def complete(items: Iterable[Item], owner_id: str, *, first: int = 0, taken: Set
         if item.id is None or item.id in seen or not WELL_FORMED.fullmatch(item.id):
             item.id = item_id(_KINDS[type(item)], owner_id, number)
         seen.add(item.id)
-        if item.status is None:
+        if not isinstance(item, Compaction) and item.status is None:
             item.status = "completed"
         if isinstance(item, Message) and isinstance(item.content, list):
             for part in item.content:
@@ -192,7 +214,7 @@ def complete(items: Iterable[Item], owner_id: str, *, first: int = 0, taken: Set
     return done
 
 
-def check_pairing(items: Iterable[Item]) -> None:
+def check_pairing(items: Iterable[StoredItem]) -> None:
     """Every output belongs to a call before it, and every call has an output: over the whole context.
 
     A call that was cut short may go without: nobody could run it.

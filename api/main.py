@@ -10,12 +10,13 @@ import uvloop
 from aiohttp import web
 
 from api import middleware
-from api.resources import HUB, SETTINGS, STATE, State, open_store
-from api.routes import conversations, docs, input_tokens, models, ops, responses
+from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_store
+from api.routes import compact, conversations, docs, input_tokens, models, ops, responses
 from api.tokenizer import open_http
 from shared import logs
 from shared.config import Settings, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
+from shared.seal import Sealer
 
 EXIT_FAILURE = 1
 EXIT_CONFIG = 78
@@ -52,9 +53,10 @@ def main() -> int:
 def build(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body_bytes, middlewares=[middleware.surround])
     app[SETTINGS], app[STATE] = settings, State()
+    app[SEALER] = Sealer([key.reveal() for key in settings.seal_keys])
     app.cleanup_ctx.extend([open_store, open_http])
     app.on_response_prepare.append(middleware.on_prepare)
-    for module in (input_tokens, responses, conversations, models, ops, docs):
+    for module in (input_tokens, compact, responses, conversations, models, ops, docs):
         app.add_routes(module.routes)
     docs.prepare(app)
     return app

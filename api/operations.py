@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shared.wire.compaction import CompactBody, Compacted
 from shared.wire.conversations import (
     AddItemsBody,
     Conversation,
@@ -14,7 +15,7 @@ from shared.wire.conversations import (
     UpdateConversationBody,
 )
 from shared.wire.events import Event
-from shared.wire.items import Item, Tool
+from shared.wire.items import StoredItem, Tool
 from shared.wire.requests import NULL, CreateBody, Include
 from shared.wire.responses import Deleted, ItemList, Model, ModelList, Response
 from shared.wire.tokens import CountBody, InputTokens
@@ -77,10 +78,10 @@ def with_types(struct: type[msgspec.Struct], **types: Any) -> Any:
 
 INPUT = "A text is one user message. Members may also be messages without `type` and `item_reference`s."
 TOOLS = "`web_search*` is accepted and left out where the backend has no such tool; other hosted tools are refused."
-Input = Annotated[str | list[Item] | None, Meta(description=INPUT)]
-Items = Annotated[list[Item], Meta(description="As in `input`.")]
+Input = Annotated[str | list[StoredItem] | None, Meta(description=INPUT)]
+Items = Annotated[list[StoredItem], Meta(description="As in `input`.")]
 Tools = Annotated[list[Tool] | None, Meta(description=TOOLS)]
-Page = with_types(ItemList, data=list[Item])
+Page = with_types(ItemList, data=list[StoredItem])
 StreamEvent = Event
 
 LIMIT = Field("limit", Annotated[int, Meta(ge=1, le=100)], "So many items at most; 20 unless given.")
@@ -104,6 +105,11 @@ COUNT = (
     "function calls and their outputs); else it is an estimate that learns from the usage that the model reported."
 )
 
+COMPACT = (
+    "The model summarizes the context. The answer is the input of later calls: the user's messages, and the summary as a "
+    "`compaction` item that this server alone can open. It takes as long as a response, and is cancelled when the client goes."
+)
+
 _RESPONSE, _CONVERSATION = "/v1/responses/{response_id}", "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 
@@ -115,6 +121,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/v1/responses/input_tokens", "Responses", "Count input tokens", InputTokens,
         with_types(CountBody, input=Input, tools=Tools), needs_body=False, headers=(COUNTED,), errors=(400, 404, 413, 415), text=COUNT,
+    ),
+    Operation(
+        "POST", "/v1/responses/compact", "Responses", "Compact a context", Compacted, with_types(CompactBody, input=Input),
+        errors=(400, 404, 413, 415, 429), text=COMPACT,
     ),
     Operation(
         "GET", _RESPONSE, "Responses", "Read or stream a response", Response, stream=True, errors=(400, 404), text=READ,
@@ -149,7 +159,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", f"{_CONVERSATION}/items", "Conversations", "Add 1 to 20 items", Page, with_types(AddItemsBody, items=Items),
         query=(INCLUDE,), errors=(400, 404, 413, 415),
     ),
-    Operation("GET", _ITEM, "Conversations", "Read an item", Item, query=(INCLUDE,), errors=(400, 404)),
+    Operation("GET", _ITEM, "Conversations", "Read an item", StoredItem, query=(INCLUDE,), errors=(400, 404)),
     Operation("DELETE", _ITEM, "Conversations", "Delete an item", Conversation, errors=(400, 404)),
     Operation("GET", "/v1/models", "Models", "List models", ModelList, text="Patterns are not listed."),
     Operation("GET", "/v1/models/{model}", "Models", "Read a model", Model, errors=(404,)),

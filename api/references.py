@@ -9,19 +9,19 @@ from shared.errors import InvalidRequest, NotFound
 from shared.ids import owners_of
 from shared.store.conversations import Conversations
 from shared.store.responses import Responses
-from shared.wire.items import Item
+from shared.wire.items import StoredItem
 
 MAX_OWNERS = 100
 """So many responses and conversations may be read for the references of one request."""
 
-_decode_item: Callable[[msgspec.Raw], Item] = msgspec.json.Decoder(Item).decode
+_decode_item: Callable[[msgspec.Raw], StoredItem] = msgspec.json.Decoder(StoredItem).decode
 
 
 class References:
     """Finds items for one request of one tenant: in its context, else where their ids say."""
 
     def __init__(
-        self, context: Sequence[Item], tenant: str, responses: Responses, conversations: Conversations
+        self, context: Sequence[StoredItem], tenant: str, responses: Responses, conversations: Conversations
     ) -> None:
         self._context = {item.id: item for item in context}
         self._tenant = tenant
@@ -29,12 +29,12 @@ class References:
         self._conversations = conversations
         self._owners: dict[str, dict[str, msgspec.Raw]] = {}
 
-    async def put(self, items: list[Item], references: dict[int, str]) -> None:
+    async def put(self, items: list[StoredItem], references: dict[int, str]) -> None:
         """Put what is referenced into its places in *items*. Raises ``NotFound`` for the first that is not there."""
         for place in sorted(references):
             items.insert(place, await self._find(references[place]))
 
-    async def _find(self, item_id: str) -> Item:
+    async def _find(self, item_id: str) -> StoredItem:
         known = self._context.get(item_id)
         if known is not None:
             return msgspec.structs.replace(known)

@@ -16,6 +16,7 @@ from shared.config import Settings, check_exposure, is_loopback
 from shared.errors import RespoolError, StoreUnavailable
 from shared.hub import Hub, Reader
 from shared.ids import HOME_PARTITION, base32
+from shared.seal import Sealer
 from shared.store.checks import require_fit
 from shared.store.conversations import Conversations
 from shared.store.ratios import Ratios
@@ -53,6 +54,7 @@ CONVERSATIONS = web.AppKey("conversations", Conversations)
 KEYRING = web.AppKey("keyring", Keyring)
 RATIOS = web.AppKey("ratios", Ratios)
 HUB = web.AppKey("hub", Hub)
+SEALER = web.AppKey("sealer", Sealer)
 CANCELLER = web.AppKey("canceller", Canceller)
 
 

@@ -15,10 +15,11 @@ from api.items import decode_input
 from api.prompts import Filled, fill_prompt
 from api.tools import check_choice, check_name, decode_tools
 from shared.config import Settings, find_model
+from shared.core.compaction import Open
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
 from shared.wire.conversations import ConversationRef
-from shared.wire.items import InputText, Item, JsonSchemaFormat, Message, Tool
+from shared.wire.items import InputText, JsonSchemaFormat, Message, StoredItem, Tool
 from shared.wire.requests import NULL, CreateBody, Request
 from shared.wire.responses import PromptCacheOptions, ReasoningEcho
 
@@ -58,14 +59,14 @@ class Accepted:
     """A create call that can be submitted. ``request.id`` and ``created_at`` are still to be filled in."""
 
     request: Request
-    items: list[Item]
+    items: list[StoredItem]
     references: dict[int, str] = field(default_factory=dict)
     """Ids of items that stand in the input by reference, by their place in it; ``items`` is without them at first."""
     dropped: list[str] = field(default_factory=list)
     """Paths of what was accepted but cannot be honoured."""
 
 
-def accept(body: bytes, settings: Settings, channel: str = "") -> Accepted:
+def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> Accepted:
     """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*."""
     create = decode(_decode_body, body)
     if settings.strict_parameters:
@@ -98,7 +99,9 @@ def accept(body: bytes, settings: Settings, channel: str = "") -> Accepted:
     check_choice(create.tool_choice, tools)
     if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
         check_name(create.text.format.name, "text.format.name", 64)
-    items, references = decode_input(create.input, settings.max_input_items) if create.input != NULL else ([], {})
+    items, references = (
+        decode_input(create.input, settings.max_input_items, open_sealed) if create.input != NULL else ([], {})
+    )
     if filled is not None and filled.input:
         items.insert(0, Message("user", [InputText(filled.input)]))
         references = {place + 1: item_id for place, item_id in references.items()}

@@ -1,11 +1,14 @@
 """Wait for what becomes of a response: its end (foreground calls), or the next change of its status (long polls)."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
 from aiohttp import web
 
+from api.creation import NO_KEY, submit
 from api.resources import CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
 from shared.core.emitter import Ending
 from shared.core.lifecycle import TERMINAL
@@ -117,6 +120,28 @@ def progress_headers(snapshot: Snapshot) -> dict[str, str]:
         return {}
     place = {} if snapshot.place is None else {"x-respool-queue-position": str(snapshot.place + 1)}
     return ASK_AGAIN | place
+
+
+@contextlib.asynccontextmanager
+async def submitted(app: web.Application, new: NewResponse) -> AsyncIterator[tuple[Reader, bool]]:
+    """*new* in its queue, and a reader of it; False when its Idempotency-Key stands for another one meanwhile.
+
+    If the client goes while the block waits for a foreground response, it is cancelled.
+    """
+    settings = app[SETTINGS]
+    once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
+    with structlog.contextvars.bound_contextvars(response_id=new.id), app[HUB].listen(new.id) as reader:
+        submitting = spawn(app, submit(new, app[RESPONSES], settings))
+        try:
+            yield reader, await asyncio.shield(submitting)
+        except (asyncio.CancelledError, ConnectionResetError):
+            if not (once or new.background or settings.foreground_hangup == "continue" or app[STATE].draining):
+                spawn(app, hang_up(app, new, submitting))
+            raise
+        except StoreUnavailable:
+            if submitting.done() and submitting.exception() and not once:
+                spawn(app, withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
+            raise
 
 
 async def hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.Task[Any]") -> None:

@@ -8,6 +8,7 @@ RespoolError
 │   ├── TooLarge             413  invalid_request_error
 │   ├── UnsupportedMedia     415  invalid_request_error
 │   ├── IdempotencyReused    422  invalid_request_error / idempotency_key_reused
+│   ├── ServerError          500  server_error
 │   ├── RateLimited          429  rate_limit_error / rate_limit_exceeded, with Retry-After
 │   └── Overloaded           503  service_unavailable_error / server_is_overloaded, with Retry-After
 ├── UpstreamError            a backend failed; says how the response ends and whether another try may help
@@ -74,6 +75,12 @@ class IdempotencyReused(ApiError):
     status = 422
     type = "invalid_request_error"
     code = "idempotency_key_reused"
+
+
+class ServerError(ApiError):
+    """What the client asked for was right, and failed all the same."""
+
+    code = "server_error"
 
 
 class RateLimited(ApiError):

@@ -15,7 +15,7 @@ HOME_PARTITION = 0
 RANDOM_BYTES = 20
 ITEM_NUMBERS = 32**4
 """So many items one owner can number."""
-ItemKind = Literal["msg", "rs", "fc", "fco", "ctc", "ctco"]
+ItemKind = Literal["msg", "rs", "fc", "fco", "ctc", "ctco", "cmp"]
 
 _RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{2}})([{ALPHABET}]{{32}})")
 _ITEM = re.compile(rf"[a-z]{{2,4}}_([{ALPHABET}]{{34}})[{ALPHABET}]{{4}}")

@@ -22,7 +22,7 @@ from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.store.responses import Claimed, Responses
 from shared.store.takeover import settle_from_log
-from shared.wire.items import Item
+from shared.wire.items import StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from worker.backends.base import Backends
@@ -41,7 +41,7 @@ FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with backgr
 
 log = structlog.get_logger()
 _decode_request = msgspec.json.Decoder(Request).decode
-_decode_items = msgspec.json.Decoder(list[Item]).decode
+_decode_items = msgspec.json.Decoder(list[StoredItem]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -166,7 +166,7 @@ class Run:
         left_s = max(0.0, settings.max_foreground_s - self._claimed.age_ms / 1000)
         return min(left_s, settings.max_run_s), FOREGROUND_ADVICE.format(settings.max_foreground_s)
 
-    async def _history(self, request: Request) -> Sequence[Item]:
+    async def _history(self, request: Request) -> Sequence[StoredItem]:
         """Everything the model is told: what was read of the conversation or chain, then the request's own items."""
         own = _decode_items(self._claimed.items)
         # The first link of a conversation's turn is the response itself: its block knows what was read.

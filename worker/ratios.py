@@ -8,7 +8,7 @@ import structlog
 from shared.core.tokens import learned_as, media, weigh
 from shared.errors import StoreUnavailable
 from shared.store.ratios import Ratios
-from shared.wire.items import Item
+from shared.wire.items import StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Usage
 
@@ -25,7 +25,7 @@ class Observer:
         self._ratios = ratios
         self._seen: dict[str, tuple[int, int]] = {}
 
-    def observe(self, request: Request, items: Sequence[Item], usage: Usage | None) -> None:
+    def observe(self, request: Request, items: Sequence[StoredItem], usage: Usage | None) -> None:
         """*items* is the whole context. Where something else than its text counted too, nothing is learned."""
         if usage is None or usage.input_tokens <= 0 or request.truncation == "auto" or media(items):
             return

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from api.bodies import read_body
+from api.compaction import seal_of
 from api.context import conversation_locked, conversation_not_found, conversation_too_long
 from api.decoding import decode
 from api.items import complete, decode_items
@@ -33,7 +34,7 @@ from shared.wire.conversations import (
     CreateConversationBody,
     UpdateConversationBody,
 )
-from shared.wire.items import Item
+from shared.wire.items import StoredItem
 from shared.wire.responses import ItemList
 
 MAX_ITEMS = 20
@@ -94,7 +95,7 @@ def _shown(head: Head) -> Conversation:
 async def create(request: web.Request) -> web.StreamResponse:
     body = _decoded(await read_body(request) or b"{}", _decode_create, request.app[SETTINGS])
     check_metadata(body.metadata)
-    items = decode_items(body.items, "items", MAX_ITEMS) if body.items != NULL else []
+    items = decode_items(body.items, "items", MAX_ITEMS, seal_of(request).open) if body.items != NULL else []
     new_id = conversation_id(HOME_PARTITION, os.urandom(RANDOM_BYTES))
     shown = Conversation(new_id, int(time.time()), body.metadata or {})
     new = NewConversation(
@@ -135,12 +136,12 @@ async def add_items(request: web.Request) -> web.StreamResponse:
     include_of(request)
     _named(request)
     body = _decoded(await read_body(request), _decode_add, request.app[SETTINGS])
-    added = await _add(request, decode_items(body.items, "items", MAX_ITEMS, min_items=1))
+    added = await _add(request, decode_items(body.items, "items", MAX_ITEMS, seal_of(request).open, min_items=1))
     rows = split([_encode(added)])
     return _answer(ItemList(rows, item_id_of(rows[0]), item_id_of(rows[-1]), has_more=False))
 
 
-async def _add(request: web.Request, items: list[Item]) -> list[Item]:
+async def _add(request: web.Request, items: list[StoredItem]) -> list[StoredItem]:
     """The items as they are stored. Each round chooses ids again, because another call was quicker."""
     conversations, tenant = request.app[CONVERSATIONS], request[TENANT]
     max_bytes, call = request.app[SETTINGS].max_context_bytes, secrets.token_hex(16)
@@ -162,7 +163,7 @@ async def _add(request: web.Request, items: list[Item]) -> list[Item]:
     raise Overloaded("Too many calls add to this conversation at once. Please retry.", retry_after_s=1)
 
 
-async def _head_to_add(request: web.Request, items: list[Item]) -> tuple[Head, frozenset[str]]:
+async def _head_to_add(request: web.Request, items: list[StoredItem]) -> tuple[Head, frozenset[str]]:
     """The conversation, and the ids that are taken: that only matters for items that bring their own."""
     if all(item.id is None for item in items):
         return await _head(request), frozenset()

@@ -4,6 +4,7 @@ import msgspec
 from aiohttp import web
 
 from api.bodies import read_body
+from api.compaction import seal_of
 from api.context import read_context
 from api.decoding import decode
 from api.headers import given_channel
@@ -12,6 +13,7 @@ from api.resources import CONVERSATIONS, RATIOS, RESPONSES, SETTINGS
 from api.tokenizer import HTTP, count
 from api.validate import Accepted, accept
 from shared.config import Settings, find_model, models_of
+from shared.core.compaction import Open, reveal
 from shared.core.tokens import estimate, learned_as, media, weigh
 from shared.errors import StoreUnavailable
 from shared.wire.requests import CreateBody
@@ -30,13 +32,15 @@ _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 async def input_tokens(request: web.Request) -> web.StreamResponse:
     app, settings = request.app, request.app[SETTINGS]
     channel = given_channel(request, settings)
-    accepted, has_model = accept_count(await read_body(request) or b"{}", settings, channel)
+    open_sealed = seal_of(request).open
+    accepted, has_model = accept_count(await read_body(request) or b"{}", settings, channel, open_sealed)
     context = await read_context(  # a parent does not live longer for being counted
         accepted, request[TENANT], app[RESPONSES], app[CONVERSATIONS], settings, keeps=False
     )
     items = [*context.items, *accepted.items]
     row = find_model(settings.models, accepted.request.model, channel) if has_model else None
-    exact = await count(app[HTTP], row, accepted.request, items) if row is not None else None
+    told = reveal(items, open_sealed)
+    exact = None if row is None or told is None else await count(app[HTTP], row, accepted.request, told)
     if exact is None:
         try:
             ratio = await app[RATIOS].read(learned_as(accepted.request)) if has_model else None
@@ -49,7 +53,7 @@ async def input_tokens(request: web.Request) -> web.StreamResponse:
     return web.Response(body=_encode(InputTokens(tokens)), content_type="application/json", headers=headers)
 
 
-def accept_count(body: bytes, settings: Settings, channel: str = "") -> tuple[Accepted, bool]:
+def accept_count(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> tuple[Accepted, bool]:
     """The create call that *body* is a part of, checked as one; and whether it named a model.
 
     What only says how an answer is made and kept is left out, so that it is not checked either.
@@ -60,7 +64,7 @@ def accept_count(body: bytes, settings: Settings, channel: str = "") -> tuple[Ac
         given["model"] = msgspec.Raw(_encode(next(iter(models_of(settings.models, channel)), "")))
     if bytes(given.get("input", b"null")) == b"null":
         given["input"] = msgspec.Raw(b"[]")
-    accepted = accept(_encode(given), settings, channel)
+    accepted = accept(_encode(given), settings, channel, open_sealed)
     accepted.request.store = False  # so that a conversation which is being written can be counted
     accepted.request.truncation = "auto"  # so that what is too long is counted, not refused
     return accepted, has_model

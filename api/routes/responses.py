@@ -1,6 +1,5 @@
 """``/v1/responses``: create, read, stream, cancel, delete, input items."""
 
-import asyncio
 import contextlib
 
 import msgspec
@@ -8,16 +7,17 @@ import structlog
 from aiohttp import web
 
 from api.bodies import read_body
+from api.compaction import seal_of
 from api.context import read_context
-from api.creation import NO_KEY, Caller, prepare, recall, submit
+from api.creation import Caller, prepare, recall
 from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, page_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
-from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, spawn
 from api.validate import accept
-from api.waiting import ASK_AGAIN, hang_up, join, not_found, poll, progress_headers, wait_for_end, withdraw
+from api.waiting import ASK_AGAIN, join, not_found, poll, progress_headers, submitted, wait_for_end
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
@@ -44,7 +44,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     app, settings = request.app, request.app[SETTINGS]
     body = await read_body(request)
     once = once_of(request, body)
-    accepted = accept(body, settings, given_channel(request, settings))
+    accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
     made = await recall(accepted, caller, app[RESPONSES])
@@ -67,26 +67,14 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def _submit(request: web.Request, new: NewResponse, headers: dict[str, str]) -> web.StreamResponse | None:
     """The answer to a new response; ``None`` when its Idempotency-Key stands for another one meanwhile."""
-    app, settings = request.app, request.app[SETTINGS]
-    once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
-    with structlog.contextvars.bound_contextvars(response_id=new.id), app[HUB].listen(new.id) as reader:
-        submitting = spawn(app, submit(new, app[RESPONSES], settings))
-        try:
-            if not await asyncio.shield(submitting):
-                return None
-            if new.stream:
-                return await _stream_new(request, new, reader, headers)
-            if new.background:
-                return json_response(new.object, headers | ASK_AGAIN)
-            return json_response(await wait_for_end(app, new.id, new.tenant, reader), headers)
-        except (asyncio.CancelledError, ConnectionResetError):
-            if not (once or new.background or settings.foreground_hangup == "continue" or app[STATE].draining):
-                spawn(app, hang_up(app, new, submitting))
-            raise
-        except StoreUnavailable:
-            if submitting.done() and submitting.exception() and not once:
-                spawn(app, withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
-            raise
+    async with submitted(request.app, new) as (reader, is_new):
+        if not is_new:
+            return None
+        if new.stream:
+            return await _stream_new(request, new, reader, headers)
+        if new.background:
+            return json_response(new.object, headers | ASK_AGAIN)
+        return json_response(await wait_for_end(request.app, new.id, new.tenant, reader), headers)
 
 
 async def _replay(

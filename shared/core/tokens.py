@@ -14,9 +14,9 @@ from shared.wire.items import (
     FunctionCallOutput,
     InputFile,
     InputImage,
-    Item,
     JsonSchemaFormat,
     Message,
+    StoredItem,
 )
 from shared.wire.requests import Request
 
@@ -33,7 +33,7 @@ def learned_as(request: Request) -> str:
     return f"{request.channel}:{request.model}" if request.channel else request.model
 
 
-def weigh(request: Request, items: Sequence[Item]) -> int:
+def weigh(request: Request, items: Sequence[StoredItem]) -> int:
     """The bytes that the model reads as text. *items* is the whole context, without the instructions."""
     size = text_bytes(items) + ITEM_BYTES * len(items) + _size(request.instructions or "")
     if request.tools:
@@ -43,7 +43,7 @@ def weigh(request: Request, items: Sequence[Item]) -> int:
     return size
 
 
-def media(items: Sequence[Item]) -> int:
+def media(items: Sequence[StoredItem]) -> int:
     """How many images and files there are: their tokens have nothing to do with their bytes."""
     return sum(isinstance(part, InputImage | InputFile) for item in items for part in _parts(item))
 
@@ -52,7 +52,7 @@ def estimate(size_bytes: int, images: int, ratio: float | None) -> int:
     return math.ceil(size_bytes / min(max(ratio or BYTES_PER_TOKEN, LEAST), MOST)) + IMAGE_TOKENS * images
 
 
-def _parts(item: Item) -> Sequence[object]:
+def _parts(item: StoredItem) -> Sequence[object]:
     if isinstance(item, Message):
         return item.content if isinstance(item.content, list) else ()
     if isinstance(item, FunctionCallOutput | CustomToolCallOutput):

@@ -6,6 +6,7 @@ Refused is only what surely does not fit; what may be dropped is dropped until i
 from collections.abc import Sequence
 
 from shared.wire.items import (
+    Compaction,
     CustomToolCall,
     CustomToolCallOutput,
     FunctionCall,
@@ -17,6 +18,7 @@ from shared.wire.items import (
     OutputText,
     Reasoning,
     Refusal,
+    StoredItem,
 )
 
 SURE_BYTES_PER_TOKEN = 8.0
@@ -32,7 +34,7 @@ def surely_overflows(texts: int, context_tokens: int) -> bool:
     return context_tokens > 0 and texts / SURE_BYTES_PER_TOKEN > context_tokens
 
 
-def text_bytes(items: Sequence[Item]) -> int:
+def text_bytes(items: Sequence[StoredItem]) -> int:
     return sum(_weigh(item, 0) for item in items)
 
 
@@ -63,7 +65,7 @@ def _is_from(item: Item, *roles: str) -> bool:
     return isinstance(item, Message) and item.role in roles
 
 
-def _weigh(item: Item, image_bytes: int) -> int:
+def _weigh(item: StoredItem, image_bytes: int) -> int:
     match item:
         case FunctionCall():
             return len(item.name) + _size(item.arguments)
@@ -71,6 +73,8 @@ def _weigh(item: Item, image_bytes: int) -> int:
             return len(item.name) + _size(item.input)
         case Reasoning():
             return 0  # most backends never see it again
+        case Compaction():
+            return len(item.encrypted_content) * 3 // 4  # base64 of little more than the summary
         case Message(content=parts) | FunctionCallOutput(output=parts) | CustomToolCallOutput(output=parts):
             if isinstance(parts, str):
                 return _size(parts)

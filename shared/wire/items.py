@@ -124,6 +124,14 @@ class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning", omit_defaults
     status: ItemStatus | None = None
 
 
+class Compaction(msgspec.Struct, tag_field="type", tag="compaction", omit_defaults=True):
+    """A summary in place of what it stands for, sealed (`shared.core.compaction`): clients carry it, models see it opened."""
+
+    encrypted_content: str
+    id: str | None = None
+    created_by: str | None = None
+
+
 class ItemReference(msgspec.Struct):
     """Stands in ``input`` for a stored item. Its ``type`` may be left out or null; it is never stored itself."""
 
@@ -133,6 +141,9 @@ class ItemReference(msgspec.Struct):
 ToolCall = FunctionCall | CustomToolCall
 ToolOutput = FunctionCallOutput | CustomToolCallOutput
 Item = Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning
+"""What a model can be told."""
+StoredItem = Item | Compaction
+"""What clients send and get, and what is kept."""
 OutputItem = Message | FunctionCall | CustomToolCall | Reasoning
 
 

@@ -35,7 +35,7 @@ PART = 5000
 """Requests from one seed; the next part has the next one, and new objects to ask for. Hypothesis remembers all it made."""
 AT_ONCE = 10
 """Requests of one example, sent together."""
-ENV = {"RESPOOL_MAX_BODY_BYTES": str(MAX_BODY_BYTES), "RESPOOL_RETENTION_S": "60"}
+ENV = {"RESPOOL_MAX_BODY_BYTES": str(MAX_BODY_BYTES), "RESPOOL_RETENTION_S": "60", "RESPOOL_SEAL_KEY": "s" * 32}
 
 Json = dict[str, Any]
 
@@ -56,6 +56,8 @@ class Known:
     responses: list[str]
     conversations: list[str]
     items: list[str]
+    summary: Json
+    """A ``compaction`` item that opens."""
 
 
 class Sender:
@@ -151,7 +153,7 @@ WORDS = st.sampled_from(
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.floats(), TEXT, WORDS)
 KEYS = st.sampled_from(
     ["type", "role", "content", "text", "id", "name", "status", "call_id", "output", "arguments", "parameters", "format",
-     "schema", "strict", "mode", "tools", "effort", "summary", "image_url", "file_data", "detail", "phase", "namespace", ""]
+     "schema", "strict", "mode", "tools", "effort", "summary", "image_url", "file_data", "detail", "phase", "namespace", "encrypted_content", ""]
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | TEXT, inner, max_size=4), max_leaves=8
@@ -217,6 +219,9 @@ def bodies(draw: st.DrawFn, goods: list[Json], known: Known) -> bytes | None:
         body["conversation"] = draw(ids(known.conversations) | st.builds(lambda i: {"id": i}, ids(known.conversations)))
     if kind == 5 and isinstance(body.get("input"), list):
         body["input"].append({"type": draw(st.none() | st.just("item_reference")), "id": draw(ids(known.items))})
+    for key in ("input", "items"):
+        if kind in (7, 8) and isinstance(body.get(key), list):
+            body[key].insert(draw(st.integers(0, len(body[key]))), copy.deepcopy(known.summary))
     for _ in range(draw(st.integers(0, 3))):
         spoil(draw, body)
     raw = dump(body)
@@ -301,7 +306,7 @@ def cases(draw: st.DrawFn, known: Known) -> Case:
         method, path = "POST", "/v1/responses"
         body = draw(bodies(CREATES, known))
     elif kind < 11:
-        method, path = "POST", "/v1/responses/input_tokens"
+        method, path = "POST", draw(st.sampled_from(["/v1/responses/input_tokens", "/v1/responses/compact"]))
         body = draw(bodies(CREATES, known))
     elif kind < 13:
         tail = draw(st.sampled_from(["", f"/{conversation}", f"/{conversation}/items"]))
@@ -350,7 +355,8 @@ def make_known(sender: Sender) -> Known:
     conversation = post("/v1/conversations", CONVERSATIONS[0])
     [(_, _, listed)] = sender.send([Case("GET", f"/v1/conversations/{conversation['id']}/items", {}, None)])
     items = [item["id"] for item in json.loads(listed)["data"]] + [responses[0]["output"][0]["id"]]
-    return Known([each["id"] for each in responses], [conversation["id"]], items)
+    summary = post("/v1/responses/compact", {"model": "echo", "input": "hi"})["output"][-1]
+    return Known([each["id"] for each in responses], [conversation["id"]], items, summary)
 
 
 def play(sender: Sender, part_seed: int, requests: int, counts: Counter[int]) -> None:

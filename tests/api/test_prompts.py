@@ -8,7 +8,9 @@ import pytest
 
 from api.validate import Accepted, accept
 from shared.config import ModelRow, Settings
+from shared.core.compaction import KIND
 from shared.errors import ApiError, InvalidRequest
+from shared.seal import Sealer
 from shared.wire.items import InputText, Message
 from shared.wire.responses import PromptEcho
 
@@ -28,7 +30,12 @@ def folder(tmp_path: Path) -> Path:
 
 def take(folder: Path | None, prompt: Any, **more: Any) -> Accepted:
     settings = Settings(models={"echo": ModelRow(dialect="echo")}, prompts_dir=str(folder) if folder else None)
-    return accept(json.dumps({"model": "echo", "input": "hi", "prompt": prompt, **more}).encode(), settings)
+    return accept(
+        json.dumps({"model": "echo", "input": "hi", "prompt": prompt, **more}).encode(),
+        settings,
+        "",
+        Sealer([]).bind("us", KIND).open,
+    )
 
 
 def test_text_is_the_instructions(folder: Path) -> None:

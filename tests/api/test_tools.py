@@ -7,7 +7,9 @@ import pytest
 
 from api.validate import Accepted, accept
 from shared.config import ModelRow, Settings
+from shared.core.compaction import KIND
 from shared.errors import InvalidRequest
+from shared.seal import Sealer
 from shared.wire.items import CustomFormat, CustomTool, FunctionTool, NamespaceTool
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo")})
@@ -25,7 +27,7 @@ LONG = "string_above_max_length"
 
 def take(tools: Any, choice: Any = None) -> Accepted:
     body = {"model": "echo", "input": "hi", "tools": tools, "tool_choice": choice}
-    return accept(json.dumps(body).encode(), SETTINGS)
+    return accept(json.dumps(body).encode(), SETTINGS, "", Sealer([]).bind("us", KIND).open)
 
 
 def allowed(*entries: Any, mode: str = "auto") -> dict[str, Any]:

@@ -10,20 +10,29 @@ import pytest
 from api.items import check_pairing, complete
 from api.validate import Accepted, accept
 from shared.config import ModelRow, Settings
+from shared.core.compaction import KIND, encode_summary
 from shared.errors import InvalidRequest
+from shared.seal import Sealer
 from shared.wire.items import FunctionCall, FunctionCallOutput, InputImage, Message, OutputText, Reasoning
 from shared.wire.requests import CreateBody
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo"), "meta/*": ModelRow(dialect="echo")}, max_input_items=10)
 HI: dict[str, Any] = {"model": "echo", "input": "hi"}
 TOOL = {"type": "function", "name": "f"}
+SEAL = Sealer(["k" * 32]).bind("us", KIND)
+THEIRS = Sealer(["k" * 32]).bind("them", KIND)
+OTHER = Sealer(["k" * 32]).bind("us", "state")
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
+FORGED = "invalid_encrypted_content"
 UNSUPPORTED, NOT_OFFERED = "unsupported_value", "unsupported_parameter"
+
+SUMMARY = encode_summary("All is well.")
+FORGERY = {"type": "compaction", "encrypted_content": f"rsp1.{'A' * 64}"}
 
 
 def take(**more: Any) -> Accepted:
-    return accept(json.dumps({**HI, **more}).encode(), SETTINGS)
+    return accept(json.dumps({**HI, **more}).encode(), SETTINGS, "", SEAL.open)
 
 
 def item(**fields: Any) -> dict[str, Any]:
@@ -199,7 +208,23 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (item(type="item_reference"), MISSING, "input[0].id"),
     (item(type="item_reference", id=5), TYPE, "input[0].id"),
     (item(id=5), TYPE, "input[0].id"),
-    (item(type="compaction", encrypted_content="x"), UNSUPPORTED, "input[0].type"),
+    (item(type="compaction"), MISSING, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content=None), TYPE, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content=""), FORGED, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content="gAAAAAx"), FORGED, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content=THEIRS.seal(SUMMARY)), FORGED, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content=OTHER.seal(SUMMARY)), FORGED, "input[0].encrypted_content"),
+    (item(type="compaction", encrypted_content=SEAL.seal(b"{}")), FORGED, "input[0].encrypted_content"),
+    (
+        {"input": [{"role": "user", "content": "x"}, {"type": "item_reference", "id": "msg_1"}, FORGERY]},
+        FORGED,
+        "input[2].encrypted_content",
+    ),
+    (
+        item(type="compaction", encrypted_content="x" * 20_971_521),
+        "string_above_max_length",
+        "input[0].encrypted_content",
+    ),
     (item(type="compaction_trigger"), UNSUPPORTED, "input[0].type"),
     (item(type="web_search_call", id="ws_1"), UNSUPPORTED, "input[0].type"),
     (item(type="mcp_call", id="mcp_1"), UNSUPPORTED, "input[0].type"),
@@ -240,14 +265,14 @@ def test_refused(change: dict[str, Any], code: str, param: str) -> None:
 )
 def test_what_is_no_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="could not parse") as caught:
-        accept(body, SETTINGS)
+        accept(body, SETTINGS, "", SEAL.open)
     assert (caught.value.code, caught.value.param) == (None, None)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"5"])
 def test_what_is_no_object(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):
-        accept(body, SETTINGS)
+        accept(body, SETTINGS, "", SEAL.open)
 
 
 def test_the_wording_is_the_apis() -> None:
@@ -343,9 +368,9 @@ def test_unknown_keys_are_tolerated_everywhere() -> None:
 def test_unknown_keys_are_refused_by_name_in_strict_mode() -> None:
     strict = msgspec.structs.replace(SETTINGS, strict_parameters=True)
     known = json.dumps({**HI, **dict.fromkeys(CreateBody.__struct_fields__), **HI}).encode()
-    assert accept(known, strict).request.model == "echo"
+    assert accept(known, strict, "", SEAL.open).request.model == "echo"
     with pytest.raises(InvalidRequest) as caught:
-        accept(json.dumps({**HI, "client_metadata": {}}).encode(), strict)
+        accept(json.dumps({**HI, "client_metadata": {}}).encode(), strict, "", SEAL.open)
     assert (caught.value.code, caught.value.param) == ("unknown_parameter", "client_metadata")
     assert caught.value.message == "Unknown parameter: 'client_metadata'."
 

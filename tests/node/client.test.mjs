@@ -115,6 +115,18 @@ test("conversation", async () => {
   await assert.rejects(client.conversations.retrieve(conversation.id), OpenAI.NotFoundError);
 });
 
+test("compact", async () => {
+  const compacted = await client.responses.compact({ model: "tiny", input: [{ role: "user", content: "Remember Oslo" }] });
+  assert.equal(compacted.object, "response.compaction");
+  assert.deepEqual(compacted.output.map((item) => item.type), ["message", "compaction"]);
+  const response = await client.responses.create({ model: "echo", input: [...compacted.output, { role: "user", content: "Hello" }] });
+  assert.equal(response.output_text, `${NOTICE}Hello`);
+  const items = [];
+  for await (const item of client.responses.inputItems.list(response.id, { order: "asc" })) items.push(item);
+  assert.deepEqual(items.slice(0, 2), compacted.output);
+  await assert.rejects(client.responses.compact({ input: "hi" }), OpenAI.BadRequestError);
+});
+
 test("input tokens, models, errors", async () => {
   const counted = await client.responses.inputTokens.count({ model: "echo", input: "How long is this?" });
   assert.equal(counted.object, "response.input_tokens");

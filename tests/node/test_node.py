@@ -21,6 +21,7 @@ from support.cluster import chat_model, running
 
 HERE = Path(__file__).parent
 INSTALL_S, RUN_S = 150, 60
+SEAL = {"RESPOOL_SEAL_KEY": "s" * 32}
 NPM = shutil.which("npm")
 
 
@@ -60,7 +61,10 @@ def _json(call: Call) -> Script:
 async def test_the_node_client() -> None:
     assert NPM is not None
     folder = await asyncio.to_thread(_install, NPM)
-    async with FakeUpstream(_json) as upstream, running(config=chat_model(upstream.base_url, "tiny")) as cluster:
+    async with (
+        FakeUpstream(_json) as upstream,
+        running(env=SEAL, config=chat_model(upstream.base_url, "tiny")) as cluster,
+    ):
         child = await asyncio.create_subprocess_exec(
             folder / "node_modules" / "node" / "bin" / "node", "--test", "--test-timeout=30000", "client.test.mjs",
             cwd=folder, env={"PATH": os.environ["PATH"], "RESPOOL_URL": cluster.front_ends[0].origin},

@@ -7,11 +7,12 @@ from typing import Protocol
 import msgspec
 
 from shared.config import ModelRow, find_model
+from shared.core import compaction
 from shared.core.emitter import Emitter, Ending
 from shared.core.window import drop_oldest
 from shared.errors import UpstreamError
 from shared.seal import Sealer
-from shared.wire.items import Item
+from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from worker.translate.chat import ChatDialect
 from worker.translate.dialect import Dialect, State
@@ -54,11 +55,17 @@ class Backends:
         self._sealer = sealer
 
     async def run(
-        self, request: Request, items: Sequence[Item], tenant: str, request_id: str, emit: Emitter, flush: Flush
+        self, request: Request, stored: Sequence[StoredItem], tenant: str, request_id: str, emit: Emitter, flush: Flush
     ) -> Ending:
         row = find_model(self._models, request.model, request.channel)
         if row is None:
             raise UpstreamError("This model is no longer configured.", code="server_error")
+        items: Sequence[Item] | None = compaction.reveal(stored, self._sealer.bind(tenant, compaction.KIND).open)
+        if items is None:
+            message = (
+                "A compaction item of this context can no longer be opened: RESPOOL_SEAL_KEY of the server has changed."
+            )
+            raise UpstreamError(message, code="invalid_prompt")
         if request.truncation == "auto" and row.context_tokens:
             reserved = len(request.instructions or "") + len(msgspec.json.encode(request.tools))
             items = drop_oldest(items, row.context_tokens, reserved, request.max_output_tokens or 0)
