@@ -1,6 +1,7 @@
 """The body of a request: bounded, and decompressed here, so that what is wrong with it is told like any other error."""
 
 import asyncio
+import sys
 import zlib
 
 from aiohttp import web
@@ -8,7 +9,15 @@ from aiohttp import web
 from api.resources import SETTINGS
 from shared.errors import TooLarge, UnsupportedMedia
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 INLINE_BYTES = 64 << 10
+ENCODINGS = ("gzip", "x-gzip", "deflate", "zstd")
+MAX_WINDOW_LOG = 23
+"""8 MiB, the most that a ``zstd`` body may ask for (RFC 9659)."""
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -22,8 +31,10 @@ async def read_body(request: web.Request) -> bytes:
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise UnsupportedMedia("Unsupported Content-Encoding: send the body plain, or with 'gzip' or 'deflate'.")
+    if encoding not in ENCODINGS:
+        raise UnsupportedMedia(
+            "Unsupported Content-Encoding: send the body plain, or with 'gzip', 'deflate' or 'zstd'."
+        )
     limit = request.app[SETTINGS].max_body_bytes
     try:
         if len(body) <= INLINE_BYTES:
@@ -36,14 +47,20 @@ async def read_body(request: web.Request) -> bytes:
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     """*body* decompressed. ``deflate`` comes with a header or, from some clients, without."""
-    headless = encoding == "deflate" and body[:1] and (body[0] & 0x0F) != zlib.DEFLATED
-    machine = zlib.decompressobj(wbits=RAW if headless else ZLIB if encoding == "deflate" else GZIP)
+    machine = _machine(body, encoding)
     try:
         plain = machine.decompress(body, limit + 1)
-    except zlib.error:
+    except (zlib.error, zstd.ZstdError):
         raise Garbled from None
     if len(plain) > limit:
         raise TooLarge(f"The request body is too large. This server takes at most {limit} bytes.")
     if not machine.eof or machine.unused_data:
         raise Garbled
     return plain
+
+
+def _machine(body: bytes, encoding: str) -> "zlib._Decompress | zstd.ZstdDecompressor":
+    if encoding == "zstd":
+        return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
+    headless = encoding == "deflate" and body[:1] and (body[0] & 0x0F) != zlib.DEFLATED
+    return zlib.decompressobj(wbits=RAW if headless else ZLIB if encoding == "deflate" else GZIP)

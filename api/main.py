@@ -12,6 +12,7 @@ from aiohttp import web
 from api import middleware
 from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_store
 from api.routes import compact, conversations, docs, input_tokens, models, ops, responses
+from api.server import Runner
 from api.tokenizer import open_http
 from shared import logs
 from shared.config import Settings, load_settings, read_config
@@ -73,7 +74,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    runner = web.AppRunner(
+    runner = Runner(
         app, handler_cancellation=True, auto_decompress=False, access_log=None, keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=settings.drain_s,
     )  # fmt: skip

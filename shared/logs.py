@@ -20,6 +20,7 @@ EVENTS: Mapping[str, str] = {
     "process.refused": "A process could not start: the line says what to mend.",
     "process.stopped": "A process has ended its work.",
     "request.served": "One HTTP request was answered: the summary line.",
+    "request.malformed": "What came was no HTTP request: the client got a 400, and nothing of it is repeated here.",
     "request.failed": "A bug ended a request: the client got a 500, the traceback is here.",
     "response.settled": "A response reached its final status: the summary line of a run.",
     "response.cancelled": "A cancel call was answered.",
