@@ -32,8 +32,7 @@ def _check_part(part: MessagePart, path: str) -> None:
         case Refusal():
             check_length(part.refusal, f"{path}.refusal", MAX_TEXT_CHARS)
         case InputAudio():
-            message = "Unsupported value: 'input_audio' is not offered by this server."
-            raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
+            _check_audio(part.input_audio.data, f"{path}.input_audio.data")
         case InputImage():
             if part.file_id is not None:
                 raise _not_stored(f"{path}.file_id")
@@ -70,11 +69,24 @@ def _check_data_url(url: str, path: str, kind: str) -> None:
         form = f"data:{kind or 'application/pdf'}{'png' if kind else ''};base64,..."
         message = f"Invalid '{path}'. Expected a base64-encoded data URL (such as '{form}')."
         raise InvalidRequest(message, param=path, code="invalid_value")
-    try:
-        binascii.a2b_base64(url[head.end() :], strict_mode=True)
-    except ValueError:
+    if not _is_base64(url[head.end() :]):
         message = f"Invalid '{path}'. Expected base64-encoded data behind the comma, but got an invalid value."
-        raise InvalidRequest(message, param=path, code="invalid_value") from None
+        raise InvalidRequest(message, param=path, code="invalid_value")
+
+
+def _check_audio(data: str, path: str) -> None:
+    check_length(data, path, MAX_FILE_DATA_CHARS)
+    if not data or not _is_base64(data):
+        message = f"Invalid '{path}'. Expected base64-encoded data, but got an invalid value."
+        raise InvalidRequest(message, param=path, code="invalid_value")
+
+
+def _is_base64(data: str) -> bool:
+    try:
+        binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _missing(path: str) -> InvalidRequest:

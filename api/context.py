@@ -1,5 +1,6 @@
 """What comes before a request's own input: the chain of its parent, or the items of its conversation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -8,6 +9,7 @@ from api.items import check_pairing
 from api.references import References
 from api.validate import Accepted
 from shared.config import Settings, find_model
+from shared.core.fitness import misfits
 from shared.core.history import item_id_of, split
 from shared.core.window import surely_overflows, text_bytes
 from shared.errors import InvalidRequest, NotFound
@@ -68,6 +70,16 @@ def check_window(request: Request, items: list[StoredItem], settings: Settings) 
             "Please adjust your input and try again, or send truncation='auto'."
         )
         raise InvalidRequest(message, param="input", code="context_length_exceeded")
+
+
+def check_fit(request: Request, history: Sequence[StoredItem], items: Sequence[StoredItem], settings: Settings) -> None:
+    """Refuse what the backend cannot do. *history* comes before the request's own *items*."""
+    row = find_model(settings.models, request.model, request.channel)
+    for misfit in misfits(request, history, items, row.quirks) if row else ():
+        message = (
+            f"Unsupported {misfit.code.partition('_')[2]}: the model '{request.model}' does not take {misfit.what}."
+        )
+        raise InvalidRequest(message, param=misfit.param, code=misfit.code)
 
 
 async def _read_chain(parent: str, tenant: str, responses: Responses, settings: Settings, *, keeps: bool) -> Context:

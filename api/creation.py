@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.context import Context, check_window, conversation_locked, conversation_not_found, parent_not_found
+from api.context import Context, check_fit, check_window, conversation_locked, conversation_not_found, parent_not_found
 from api.idempotency import Once, reused
 from api.items import complete
 from api.validate import Accepted
@@ -46,6 +46,7 @@ class Caller:
 def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Settings) -> NewResponse:
     """Everything that submit writes: ids given, the first frames rendered."""
     request = accepted.request
+    check_fit(request, context.items, accepted.items, settings)
     check_window(request, [*context.items, *accepted.items], settings)
     parent = request.previous_response_id or ""
     conversation = request.conversation.id if request.conversation else ""

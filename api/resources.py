@@ -39,6 +39,8 @@ class State:
         self.spawned: set[asyncio.Task[Any]] = set()
         self.polls: set[Reader] = set()
         """Readers of long polls."""
+        self.noted: set[tuple[str, str]] = set()
+        """Backend and parameter of what was logged as dropped."""
 
     def drain(self) -> None:
         """Nobody is kept waiting who can as well ask somebody else."""

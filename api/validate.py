@@ -16,6 +16,7 @@ from api.prompts import Filled, fill_prompt
 from api.tools import check_choice, check_name, decode_tools
 from shared.config import Settings, find_model
 from shared.core.compaction import Open
+from shared.core.fitness import left_out
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
 from shared.wire.conversations import ConversationRef
@@ -84,7 +85,8 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
         create.model = create.model or filled.model
     if not create.model:
         raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
-    if find_model(settings.models, create.model, channel) is None:
+    row = find_model(settings.models, create.model, channel)
+    if row is None:
         message = f"The requested model '{create.model}' does not exist."
         raise InvalidRequest(message, param="model", code="model_not_found")
     conversation = _conversation(create.conversation)
@@ -108,6 +110,8 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     request = _request(create, tools, len(items) + len(references), filled)
     request.conversation = conversation
     request.channel = channel
+    if row.dialect != "echo":
+        dropped += left_out(request, row.quirks)
     return Accepted(request, items, references, dropped)
 
 

@@ -93,9 +93,10 @@ async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow) -> lis
     part = f"models.{name}"
     if row.dialect == "echo":
         return [Row(part, "ok", "embedded")]
-    headers = dict(row.headers) | ({"Authorization": f"Bearer {row.key.reveal()}"} if row.key else {})
+    headers = dict(row.headers) | row.quirks.key_header(row.key.reveal() if row.key else None)
+    query = row.quirks.extra_query
     try:
-        async with http.get(f"{row.base_url}/models", headers=headers, allow_redirects=False) as reply:
+        async with http.get(f"{row.base_url}/models", params=query, headers=headers, allow_redirects=False) as reply:
             status, body = reply.status, await reply.content.read(MAX_LIST_BYTES)
     except (aiohttp.ClientError, TimeoutError) as error:
         return [Row(part, "unreachable", f"{row.base_url} does not answer: {str(error) or 'timeout'}")]

@@ -9,12 +9,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta
 
+from shared.core.profiles import PROFILES, Preset, Profile
 from shared.errors import ConfigError
 
 MIB = 1024 * 1024
@@ -30,9 +32,6 @@ CHANNEL = r"^[A-Za-z0-9_.-]{0,64}$"
 TENANT = r"^[A-Za-z0-9_.-]{1,64}$"
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 HeaderValue = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-Profile = Literal["generic", "openai", "vllm", "llamacpp", "ollama", "think-tags"]
 
 
 class Secret:
@@ -67,13 +66,21 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     key_env: Annotated[
         str, Meta(description="Environment variable with the backend's key, or with `_FILE` its file.")
     ] = ""
-    profile: Annotated[Profile, Meta(description="Name of the backend's list of quirks.")] = "generic"
+    profile: Annotated[Preset, Meta(description="Name of the backend's list of quirks.")] = "generic"
+    profile_overrides: Annotated[
+        dict[str, Any], Meta(description="Fields of the profile that differ here: see [backends.md](backends.md).")
+    ] = {}
     context_tokens: Annotated[
         int, Meta(ge=0, description="The model's context window; 0: unknown, then no request is refused or cut for it.")
     ] = 0
     connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10
-    first_byte_timeout_s: Annotated[Seconds, Meta(description="Seconds from the request to the first byte.")] = 300
-    idle_timeout_s: Annotated[Seconds, Meta(description="Seconds without a byte in mid-answer; comments count.")] = 120
+    first_byte_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds from the request to the first byte; some profiles have their own.")
+    ] = 300
+    idle_timeout_s: Annotated[
+        Seconds,
+        Meta(description="Seconds without a byte in mid-answer; comments count; some profiles have their own."),
+    ] = 120
     headers: Annotated[dict[HeaderName, HeaderValue], Meta(description="Headers added to each request.")] = {}
     channel: Annotated[
         str,
@@ -86,6 +93,12 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     created: Annotated[int, Meta(ge=0, description="Unix time shown by `GET /v1/models`.")] = 0
     owned_by: Annotated[str, Meta(description="Owner shown by `GET /v1/models`.")] = "respool"
     key: Secret | None = None
+
+    @property
+    def quirks(self) -> Profile:
+        """The profile with its overrides."""
+        profile = PROFILES[self.profile]
+        return msgspec.structs.replace(profile, **self.profile_overrides) if self.profile_overrides else profile
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,17 +235,23 @@ def describe(struct: type[msgspec.Struct]) -> list[Row]:
 
 def _shown(default: Any, factory: Any) -> str:
     value = factory() if default is msgspec.NODEFAULT else default
-    if value in (None, "", (), {}):
+    if value in (None, "", (), {}, frozenset()):
         return "unset"
+    if isinstance(value, frozenset | tuple):
+        return ", ".join(sorted(value) if isinstance(value, frozenset) else value)
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _type_name(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         return _type_name(get_args(hint)[0])
+    if get_origin(hint) in (UnionType, Union):
+        return _type_name(next(inner for inner in get_args(hint) if inner is not NoneType))
     if get_origin(hint) is Literal:
         return " or ".join(get_args(hint))
-    names = {int: "whole number", float: "number", bool: "true or false", tuple: "tables", dict: "table"}
+    if get_origin(hint) in (tuple, frozenset):
+        return "list" if get_origin(get_args(hint)[0]) is Literal or get_args(hint)[0] is str else "tables"
+    names = {int: "whole number", float: "number", bool: "true or false", dict: "table"}
     return names.get(get_origin(hint) or hint, "text")
 
 
@@ -451,14 +470,19 @@ class _Loader:
         for name, table in tables.items():
             path, before = f"models.{name}.", len(self.problems)
             values = self.convert(ModelRow, table, path)
+            overrides = values.get("profile_overrides")
+            if overrides is not None:
+                values["profile_overrides"] = self.convert(Profile, overrides, f"{path}profile_overrides.")
             if len(self.problems) == before:
-                rows[name] = self.model(ModelRow(**values), path)
+                rows[name] = self.model(ModelRow(**values), path, values)
             if not name or len(name) > MAX_MODEL_NAME:
                 self.problems.append(f"{path[:-1]}: a model's name has 1 to {MAX_MODEL_NAME} characters")
         return rows
 
-    def model(self, row: ModelRow, path: str) -> ModelRow:
-        """*row* with its key, its address checked."""
+    def model(self, row: ModelRow, path: str, given: Mapping[str, Any]) -> ModelRow:
+        """*row* with its key and its profile's timers, as far as they are not *given*; its address checked."""
+        timers = {name: getattr(row.quirks, name) for name in ("first_byte_timeout_s", "idle_timeout_s")}
+        timers = {name: value for name, value in timers.items() if value is not None and name not in given}
         if row.dialect == "chat" and not row.base_url:
             self.problems.append(f"{path}base_url: is needed for the dialect chat")
         elif row.base_url:
@@ -468,7 +492,7 @@ class _Loader:
             self.problems.append(
                 f"{path}key_env: neither {row.key_env} nor {row.key_env}_FILE is set in the environment"
             )
-        return msgspec.structs.replace(row, base_url=row.base_url.rstrip("/"), key=key)
+        return msgspec.structs.replace(row, base_url=row.base_url.rstrip("/"), key=key, **timers)
 
     def default_models(self) -> dict[str, ModelRow]:
         """Without models in the file: whatever ``OPENAI_*`` names, and always ``echo``."""

@@ -1,6 +1,7 @@
 """``/v1/responses``: create, read, stream, cancel, delete, input items."""
 
 import contextlib
+import re
 
 import msgspec
 import structlog
@@ -15,9 +16,10 @@ from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, page_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
-from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, spawn
-from api.validate import accept
+from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.validate import Accepted, accept
 from api.waiting import ASK_AGAIN, join, not_found, poll, progress_headers, submitted, wait_for_end
+from shared.config import Settings, find_model
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
@@ -29,7 +31,11 @@ from shared.wire.responses import Deleted, Response
 MAX_NAMED = 20
 """So many of the dropped parts of a request are named in the header."""
 
+MAX_NOTED = 10_000
+_PLACE = re.compile(r"\[\d+\]")
+
 routes = web.RouteTableDef()
+log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Response).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -47,6 +53,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
+    _note_dropped(app[STATE].noted, accepted, settings)
     made = await recall(accepted, caller, app[RESPONSES])
     if made is None:
         try:
@@ -91,6 +98,16 @@ async def _replay(
         if snapshot is None:
             raise not_found(response_id)
         return json_response(_shown(snapshot), headers | progress_headers(snapshot))
+
+
+def _note_dropped(noted: set[tuple[str, str]], accepted: Accepted, settings: Settings) -> None:
+    """Log once for each backend and parameter that the parameter does not reach it."""
+    row = find_model(settings.models, accepted.request.model, accepted.request.channel)
+    for path in accepted.dropped:
+        seen = row.base_url if row else "", _PLACE.sub("[]", path.partition(" ")[0])
+        if seen not in noted and len(noted) < MAX_NOTED:
+            noted.add(seen)
+            log.info("parameter.dropped", model=accepted.request.model, parameter=seen[1])
 
 
 def _few(names: list[str]) -> str:

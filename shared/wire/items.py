@@ -30,8 +30,15 @@ class InputFile(msgspec.Struct, tag_field="type", tag="input_file", omit_default
     filename: str | None = None
 
 
+class AudioData(msgspec.Struct):
+    """Base64 without an address before it."""
+
+    data: str
+    format: Literal["mp3", "wav"]
+
+
 class InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
-    """Known to the API, not offered here: only there to be refused by name."""
+    input_audio: AudioData
 
 
 class TopLogprob(msgspec.Struct):

@@ -22,6 +22,7 @@ TOOL = {"type": "function", "name": "f"}
 SEAL = Sealer(["k" * 32]).bind("us", KIND)
 THEIRS = Sealer(["k" * 32]).bind("them", KIND)
 OTHER = Sealer(["k" * 32]).bind("us", "state")
+AUDIO: dict[str, Any] = {"type": "input_audio"}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
 FORGED = "invalid_encrypted_content"
@@ -169,7 +170,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "input[0].content[0].image_url",
     ),
     (user({"type": "input_image", "image_url": "https://h", "detail": "x"}), VALUE, "input[0].content[0].detail"),
-    (user({"type": "input_audio", "input_audio": {}}), UNSUPPORTED, "input[0].content[0].type"),
+    (user({"type": "input_audio"}), MISSING, "input[0].content[0].input_audio"),
+    (user(AUDIO | {"input_audio": {"data": "AA=", "format": "mp3"}}), VALUE, "input[0].content[0].input_audio.data"),
+    (user(AUDIO | {"input_audio": {"data": "", "format": "mp3"}}), VALUE, "input[0].content[0].input_audio.data"),
+    (user(AUDIO | {"input_audio": {"data": "AA==", "format": "x"}}), VALUE, "input[0].content[0].input_audio.format"),
     (user({"type": "input_file"}), MISSING, "input[0].content[0].file_data"),
     (user({"type": "input_file", "file_data": ""}), MISSING, "input[0].content[0].file_data"),
     (user({"type": "input_file", "file_data": "data:application/pdf"}), VALUE, "input[0].content[0].file_data"),

@@ -93,6 +93,7 @@ class Call:
     index: int
     method: str
     path: str
+    query: Mapping[str, str]
     headers: Mapping[str, str]  # names in lower case
     body: Any  # decoded JSON, else bytes
     at: float  # time.monotonic() at arrival
@@ -353,7 +354,7 @@ class FakeUpstream:
         except ValueError:
             body = raw
         headers = {name.lower(): value for name, value in request.headers.items()}
-        call = Call(len(self.calls), request.method, request.path, headers, body, time.monotonic())
+        call = Call(len(self.calls), request.method, request.path, dict(request.query), headers, body, time.monotonic())
         self.calls.append(call)  # before anybody else can run: its index is its place
         script = self._scripts.popleft() if self._scripts else self.respond(call)
         async with self._arrived:

@@ -149,6 +149,7 @@ async def test_what_reaches_the_backend_and_what_is_echoed(
     response = await create(client, model, **given)
     assert response["status"] == "completed"
     body = (await upstream.called()).body
+    assert body.pop("store", False) is False  # nothing is kept upstream
     assert holds(body, sent), body
     assert set(body) - GENERIC_DEFAULTS == set(sent)
     assert holds(response, said), response
@@ -319,7 +320,7 @@ async def test_the_request_of_codex(raw: RawClient, upstream: FakeUpstream) -> N
     upstream.queue(reply("On it.", calls=[spawn]))
     answer = await raw.request("POST", "/v1/responses", json=body)
     assert answer.status == 200
-    assert answer.headers["x-respool-dropped"] == "tools[8] (web_search)"
+    assert answer.headers["x-respool-dropped"] == "tools[8] (web_search), prompt_cache_key"
     text = answer.body.decode()
     final = json.loads(text.split("event: response.completed\ndata: ")[1].split("\n\n")[0])["response"]
     call = final["output"][1]

@@ -25,6 +25,7 @@ from shared.config import (
     variable,
     without_password,
 )
+from shared.core.profiles import PROFILES, Profile
 from shared.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -271,6 +272,75 @@ def test_every_setting_has_a_meaning_and_is_in_the_docs(struct: type[msgspec.Str
         if row.name not in ("keys", "models"):
             lines.append(f"| {' | '.join(cell for cell in cells if cell)} |")
     assert [line for line in lines if line not in docs] == []
+
+
+def test_every_field_of_a_profile_has_a_meaning_and_is_in_the_docs() -> None:
+    docs = (ROOT / "docs/backends.md").read_text()
+    rows = describe(Profile)
+    assert [row.name for row in rows] == list(Profile.__struct_fields__)
+    lines = [f"| `{row.name}` | {row.type} | {row.default} | {row.meaning} |" for row in rows]
+    assert [line for line in lines if line not in docs] == []
+
+
+OVERRIDES = """
+    [models.m]
+    dialect = "chat"
+    base_url = "http://h/v1"
+    profile = "zai"
+    [models.m.profile_overrides]
+"""
+
+
+def test_fields_of_a_profile_can_be_overridden() -> None:
+    toml = """
+        vision = false
+        drop_params = ["stop"]
+        clamp = {temperature = [0, 1]}
+        think_tags = ["<mm:think>", "</mm:think>"]
+        extra_body = {reasoning = {split = true}}
+        efforts = ["low"]
+        effort_bodies = {low = {a = 1}}
+        extra_query = {api-version = "2"}
+    """
+    (row,) = load_settings({}, (OVERRIDES + toml).encode()).models.values()
+    assert row.quirks == msgspec.structs.replace(
+        PROFILES["zai"],
+        vision=False,
+        drop_params=frozenset({"stop"}),
+        clamp={"temperature": (0.0, 1.0)},
+        think_tags=("<mm:think>", "</mm:think>"),
+        extra_body={"reasoning": {"split": True}},
+        efforts=frozenset({"low"}),
+        effort_bodies={"low": {"a": 1}},
+        extra_query={"api-version": "2"},
+    )
+    assert row.idle_timeout_s == 600  # the preset's own
+
+
+def test_timers_come_from_the_model_else_its_profile_else_the_default() -> None:
+    def timers(more: str) -> tuple[float, float]:
+        (row,) = load_settings({}, more.encode()).models.values()
+        return row.first_byte_timeout_s, row.idle_timeout_s
+
+    assert timers(OVERRIDES + "first_byte_timeout_s = 9") == (9, 600)
+    assert timers(OVERRIDES.replace('"zai"', '"zai"\nidle_timeout_s = 5') + "idle_timeout_s = 7") == (300, 5)
+    assert timers(OVERRIDES.replace("zai", "vllm")) == (300, 120)
+
+
+def test_all_mistakes_in_overrides_at_once() -> None:
+    wrong = """
+        visoin = true
+        clamp = {seed = [0, 1]}
+        efforts = ["most"]
+        idle_timeout_s = 0
+        auth_header = "a b"
+        drop_params = ["model"]
+    """
+    found = problems(toml=OVERRIDES + wrong)
+    names = ("visoin", "clamp", "efforts", "idle_timeout_s", "auth_header", "drop_params")
+    assert {problem.partition(": ")[0] for problem in found} == {f"models.m.profile_overrides.{name}" for name in names}
+    assert any("did you mean vision?" in problem for problem in found)
+    assert problems(toml=OVERRIDES.replace("[models.m.profile_overrides]", "profile_overrides = 3"))
 
 
 def test_every_variable_is_in_the_docs() -> None:

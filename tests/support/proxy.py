@@ -78,7 +78,9 @@ class Proxy:
                 return
             self.accepted += 1
             self._writers.add(writer)
-            with contextlib.suppress(OSError, asyncio.CancelledError):  # the streams' own callback logs a cancelled task
+            with contextlib.suppress(
+                OSError, asyncio.CancelledError
+            ):  # the streams' own callback logs a cancelled task
                 await self._join(reader, writer)
         finally:
             self._writers.discard(writer)

@@ -12,7 +12,6 @@ import aiohttp
 import structlog
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.profiles import PROFILES
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.errors import UpstreamError
 from worker.backends.base import DIALECTS, Call, Flush
@@ -43,24 +42,26 @@ class HttpBackend:
         await self._http.close()
 
     async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
-        row = call.row
+        row, profile = call.row, call.row.quirks
         dialect, model = DIALECTS[row.dialect], row.model or call.request.model
-        ask = Ask(call.request, call.items, model, PROFILES[row.profile], call.state)
+        ask = Ask(call.request, call.items, model, profile, call.state)
         body = dialect.encode(ask)
         headers = {
             **row.headers,
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             "X-Request-Id": call.request_id,
-            **dialect.headers(row.key.reveal() if row.key is not None else None),
+            **dialect.headers(row.key.reveal() if row.key is not None else None, profile),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=row.connect_timeout_s)
-        url = f"{row.base_url.rstrip('/')}{dialect.path}"
+        url, query = f"{row.base_url.rstrip('/')}{dialect.path}", profile.extra_query
         stream = dialect.answer(ask, emit)
         try:
             async with (
                 asyncio.timeout(row.first_byte_timeout_s) as timer,
-                self._http.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as answer,
+                self._http.post(
+                    url, params=query, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                ) as answer,
             ):
                 log.info("upstream.called", model=call.request.model, status=answer.status)
                 if answer.status != 200:

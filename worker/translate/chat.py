@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 
 from shared.core.emitter import Emitter
+from shared.core.profiles import Profile
 from worker.translate.chat_request import encode_chat, offered_by
 from worker.translate.chat_stream import ChatStream
-from worker.translate.dialect import Ask, bearer
+from worker.translate.dialect import Ask
 
 
 class ChatDialect:
     path = "/chat/completions"
 
-    def headers(self, key: str | None) -> Mapping[str, str]:
-        return bearer(key)
+    def headers(self, key: str | None, profile: Profile) -> Mapping[str, str]:
+        return profile.key_header(key)
 
     def encode(self, ask: Ask) -> bytes:
         return encode_chat(ask.request, ask.items, model=ask.model, profile=ask.profile)

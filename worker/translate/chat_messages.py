@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import msgspec
+
 from shared.core.profiles import Profile
 from shared.core.tools import joined_name
 from shared.wire.items import (
@@ -17,6 +19,7 @@ from shared.wire.items import (
     CustomToolCallOutput,
     FunctionCall,
     FunctionCallOutput,
+    InputAudio,
     InputFile,
     InputImage,
     InputText,
@@ -174,7 +177,7 @@ def _content(content: str | list[MessagePart]) -> str | list[Json]:
     """A plain text where that says it all: not every server takes parts."""
     if isinstance(content, str):
         return content
-    if any(isinstance(part, InputImage | InputFile) for part in content):
+    if any(isinstance(part, InputImage | InputFile | InputAudio) for part in content):
         return [_part(part) for part in content]
     return "\n".join(_text(part) for part in content)
 
@@ -192,4 +195,6 @@ def _part(part: MessagePart) -> Json:
     if isinstance(part, InputFile):
         known = {"filename": part.filename, "file_data": part.file_data, "file_id": part.file_id}
         return {"type": "file", "file": {name: value for name, value in known.items() if value is not None}}
+    if isinstance(part, InputAudio):
+        return {"type": "input_audio", "input_audio": msgspec.structs.asdict(part.input_audio)}
     return {"type": "text", "text": _text(part)}

@@ -4,11 +4,11 @@ The answer is always streamed: that gives cancellation, idle timers and partial 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from shared.core.profiles import Profile
+from shared.core.profiles import OptionalParam, Profile
 from shared.core.tools import Offer, fits, limit, offers
 from shared.wire.items import (
     AllowedTools,
@@ -25,7 +25,7 @@ from worker.translate.chat_messages import Json, plan_messages
 from worker.translate.custom_tools import plan_function
 
 # Sent under the same name when the request has them.
-_SAME_NAME = (
+_SAME_NAME: tuple[OptionalParam, ...] = (
     "temperature",
     "top_p",
     "presence_penalty",
@@ -54,8 +54,10 @@ def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile:
     for name in _SAME_NAME:
         value = getattr(request, name)
         if value is not None and name not in profile.drop_params:
-            least, most = profile.clamp.get(name, (None, None))
-            body[name] = value if least is None or most is None else min(max(value, least), most)
+            body[name] = value
+    for clamped, (least, most) in profile.clamp.items():
+        if clamped in body:
+            body[clamped] = min(max(body[clamped], least), most)
     if request.service_tier != "default" and "service_tier" not in profile.drop_params:
         body["service_tier"] = request.service_tier
     if profile.logprobs and (request.top_logprobs or "message.output_text.logprobs" in request.include):
@@ -64,11 +66,7 @@ def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile:
             body["top_logprobs"] = request.top_logprobs
     body |= _tools(request, profile)
     body |= _response_format(request, profile)
-    if profile.effort_path and request.reasoning is not None and request.reasoning.effort is not None:
-        effort: Any = profile.effort_map.get(request.reasoning.effort, request.reasoning.effort)
-        for name in reversed(profile.effort_path):
-            effort = {name: effort}
-        _merge(body, effort)
+    _merge(body, _effort(request, profile))
     _merge(body, profile.extra_body)
     return msgspec.json.encode(body)
 
@@ -133,6 +131,20 @@ def _response_format(request: Request, profile: Profile) -> Json:
     if isinstance(wanted, JsonObjectFormat | JsonSchemaFormat) and profile.response_format != "none":
         return {"response_format": {"type": "json_object"}}
     return {}
+
+
+def _effort(request: Request, profile: Profile) -> Json:
+    effort = request.reasoning.effort if request.reasoning is not None else None
+    if effort is None:
+        return {}
+    if effort in profile.effort_bodies:
+        return profile.effort_bodies[effort]
+    if not profile.effort_path:
+        return {}
+    said: Any = profile.effort_map.get(effort, effort)
+    for name in reversed(profile.effort_path):
+        said = {name: said}
+    return cast(Json, said)
 
 
 def _merge(body: Json, more: Json) -> None:

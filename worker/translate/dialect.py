@@ -64,7 +64,7 @@ class Dialect(Protocol):
         """Behind the backend's ``base_url``."""
         ...
 
-    def headers(self, key: str | None) -> Mapping[str, str]:
+    def headers(self, key: str | None, profile: Profile) -> Mapping[str, str]:
         """With the backend's *key*, and what the dialect itself wants."""
         ...
 
@@ -73,7 +73,3 @@ class Dialect(Protocol):
         ...
 
     def answer(self, ask: Ask, emit: Emitter) -> Answer: ...
-
-
-def bearer(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Authorization": f"Bearer {key}"}

@@ -63,7 +63,7 @@ def test_parameters_with_the_same_name() -> None:
     others = {"verbosity": "low", "prompt_cache_key": "k", "safety_identifier": "s", "user": "u"}
     assert encode(**sampling, **others) == PLAIN | sampling
     openai = encode(PROFILES["openai"], **sampling, **others)
-    assert openai.keys() == (PLAIN | sampling | others).keys() - {"top_k", "repetition_penalty"}
+    assert openai.keys() == (PLAIN | sampling | others | {"store": False}).keys() - {"top_k", "repetition_penalty"}
 
 
 def test_limits_of_the_profile() -> None:
@@ -162,3 +162,24 @@ def test_every_profile_makes_a_body(name: str) -> None:
     body = encode(PROFILES[name], tools=TOOLS, tool_choice="required", reasoning=ReasoningEcho("low"), seed=1)
     assert body["model"] == "m"
     assert body["stream"] is True
+
+
+EFFORTS = {
+    "deepseek": {"low": {"reasoning_effort": "high"}, "none": {"thinking": {"type": "disabled"}}},
+    "dashscope": {"none": {"enable_thinking": False}, "minimal": {"enable_thinking": True}},
+    "zai": {"none": {"thinking": {"type": "disabled"}}, "max": {"thinking": {"type": "enabled"}}},
+    "openrouter": {"xhigh": {"reasoning": {"effort": "xhigh"}}},
+    "mistral": {"high": {}},
+}
+
+
+@pytest.mark.parametrize("name", EFFORTS)
+def test_the_effort_in_the_form_of_a_provider(name: Any) -> None:
+    for effort, expected in EFFORTS[name].items():
+        plain, body = encode(PROFILES[name]), encode(PROFILES[name], reasoning=ReasoningEcho(effort))
+        assert body == plain | expected
+
+
+def test_nothing_is_stored_upstream_and_calls_are_streamed_where_one_has_to_ask() -> None:
+    assert encode(PROFILES["openai"])["store"] is False
+    assert encode(PROFILES["zai"]).keys() == PLAIN.keys() - {"stream_options"} | {"tool_stream"}
