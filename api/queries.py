@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import msgspec
@@ -56,24 +57,37 @@ def include_of(request: web.Request) -> list[str]:
     return values
 
 
-def page_of(items: Sequence[msgspec.Raw], request: web.Request) -> ItemList:
-    """One page of *items* (oldest first) as ``limit``, ``order`` and ``after`` ask."""
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list is asked for. ``after`` is the id of the item before it, if it is not the first."""
+
+    limit: int
+    newest_first: bool
+    after: str
+
+    def cut(self, items: Sequence[msgspec.Raw], *, all_read: bool) -> ItemList | None:
+        """The page, from the start of the list in its own order; ``None`` when more of the list must be read for it."""
+        start = 0
+        if self.after:
+            found = (place for place, item in enumerate(items) if _id_of(item).id == self.after)
+            start = next(found, -1) + 1
+            if not start and all_read:
+                raise NotFound(f"Item with id '{self.after[:80]}' not found.", param="after")
+        more = len(items) - start > self.limit
+        if not all_read and (not more or (self.after and not start)):
+            return None
+        page = list(items[start : start + self.limit])
+        first, last = (_id_of(page[0]).id, _id_of(page[-1]).id) if page else ("", "")
+        return ItemList(page, first, last, has_more=more)
+
+
+def paging_of(request: web.Request) -> Paging:
+    """``limit``, ``order`` and ``after``."""
     limit = _integer("limit", request.query.get("limit", "20"), 1, 100)
     order = request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise _invalid("order", "expected 'asc' or 'desc'")
-    ids = [_id_of(item).id for item in items]
-    rows = list(zip(ids, items, strict=True))
-    if order == "desc":
-        rows.reverse()
-    after = request.query.get("after")
-    if after:
-        if after not in ids:
-            raise NotFound(f"Item with id '{after[:80]}' not found.", param="after")
-        rows = rows[[row[0] for row in rows].index(after) + 1 :]
-    page = rows[:limit]
-    first, last = (page[0][0], page[-1][0]) if page else ("", "")
-    return ItemList([row[1] for row in page], first, last, has_more=len(rows) > limit)
+    return Paging(limit, order == "desc", request.query.get("after", ""))
 
 
 def _integer(name: str, text: str, low: int, high: int) -> int:

@@ -18,7 +18,7 @@ from api.context import conversation_locked, conversation_not_found, conversatio
 from api.decoding import decode
 from api.items import complete, decode_items
 from api.middleware import TENANT
-from api.queries import include_of, page_of
+from api.queries import include_of, paging_of
 from api.resources import CONVERSATIONS, SETTINGS
 from api.validate import check_known, check_metadata
 from shared.config import Settings
@@ -40,6 +40,8 @@ from shared.wire.responses import ItemList
 MAX_ITEMS = 20
 """So many items may come with one call."""
 MAX_ROUNDS = 20
+PAGE_BATCHES = 32
+"""So much of a conversation is read first for a page; a batch is what one call or turn has added."""
 
 routes = web.RouteTableDef()
 _encode = msgspec.json.Encoder().encode
@@ -173,9 +175,23 @@ async def _head_to_add(request: web.Request, items: list[StoredItem]) -> tuple[H
 
 @routes.get("/v1/conversations/{conversation_id}/items")
 async def list_items(request: web.Request) -> web.StreamResponse:
+    """Read is only as much of the conversation as the page needs, from the end where it begins."""
     include_of(request)
-    history = await _history(request)
-    return _answer(page_of(split(history.items), request))
+    paging, named, size = paging_of(request), _named(request), PAGE_BATCHES
+    items: list[msgspec.Raw] = []
+    first, last = (-size, -1) if paging.newest_first else (0, size - 1)
+    while True:
+        history = await request.app[CONVERSATIONS].load(named, request[TENANT], first, last)
+        if history is None:
+            raise conversation_not_found(named)
+        rows = split(history.items)
+        items += reversed(rows) if paging.newest_first else rows
+        first = first if first >= 0 else max(0, history.head.batches + first)
+        page = paging.cut(items, all_read=first == 0 if paging.newest_first else last + 1 >= history.head.batches)
+        if page is not None:
+            return _answer(page)
+        size *= 2  # so that a page far behind costs few calls
+        first, last = (max(0, first - size), first - 1) if paging.newest_first else (last + 1, last + size)
 
 
 @routes.get("/v1/conversations/{conversation_id}/items/{item_id}")

@@ -14,7 +14,7 @@ from api.creation import Caller, prepare, recall
 from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
-from api.queries import include_of, page_of, starting_after_of, streams, wait_of
+from api.queries import include_of, paging_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
 from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import Accepted, accept
@@ -226,6 +226,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
 @routes.get("/v1/responses/{response_id}/input_items")
 async def input_items(request: web.Request) -> web.StreamResponse:
     include_of(request)
+    paging = paging_of(request)
     response_id, _ = await _find(request)
     settings = request.app[SETTINGS]
     chain = await request.app[RESPONSES].chain(
@@ -235,4 +236,6 @@ async def input_items(request: web.Request) -> web.StreamResponse:
     if isinstance(chain, str):
         raise not_found(response_id)
     items = [item for part in chain[:-1] for item in _decode_items(part)]  # all but its own output
-    return json_response(_encode(page_of(items, request)))
+    if paging.newest_first:
+        items.reverse()
+    return json_response(_encode(paging.cut(items, all_read=True)))

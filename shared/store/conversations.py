@@ -42,7 +42,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A conversation with all its items. ``everything`` still has the deleted ones: their ids are not given again."""
+    """A conversation with the items that were asked for. ``everything`` still has the deleted ones: their ids are not
+    given again."""
 
     head: Head
     everything: list[bytes]
@@ -72,8 +73,10 @@ class Conversations:
         row = await self._store.call("conversation_read", partition_of(conversation_id), conversation_id, tenant, 0)
         return _head(conversation_id, row) if row else None
 
-    async def load(self, conversation_id: str, tenant: str) -> History | None:
-        row = await self._store.call("conversation_read", partition_of(conversation_id), conversation_id, tenant, 1)
+    async def load(self, conversation_id: str, tenant: str, first: int = 0, last: int = -1) -> History | None:
+        """With the batches *first* to *last*; negative numbers count from the end."""
+        args = conversation_id, tenant, 1, first, last
+        row = await self._store.call("conversation_read", partition_of(conversation_id), *args)
         if not row:
             return None
         return History(_head(conversation_id, row[:7]), row[8], [each.decode() for each in row[7]])

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from api.routes.conversations import PAGE_BATCHES
 from fakes.upstream import FakeUpstream, call_delta, chunk, hang, reply, send, status, wait
 from support.clients import RawClient
 from support.cluster_thread import ClusterThread
@@ -113,6 +114,31 @@ async def test_pages_follow_each_other(client: openai.AsyncOpenAI) -> None:
     assert (len(page.data), page.has_more, page.last_id) == (20, True, page.data[-1].id)
     page = await client.conversations.items.list(made.id, order="asc", after=str(page.data[0].id))
     assert (page.data, page.has_more) == ([], False)
+
+
+async def test_pages_of_a_long_conversation(client: openai.AsyncOpenAI) -> None:
+    """Longer than what is read at first, with holes in it: the pages are the same."""
+    made = await client.conversations.create()
+    count = 3 * PAGE_BATCHES + 5
+    ids = []
+    for number in range(count):
+        added = await client.conversations.items.create(made.id, items=[user(str(number))])
+        ids.append(str(added.data[0].id))
+    gone = [0, 7, count - PAGE_BATCHES, count - 1, *range(20, 30)]
+    for number in gone:
+        await client.conversations.items.delete(ids[number], conversation_id=made.id)
+    left = [str(number) for number in range(count) if number not in gone]
+    for limit in (6, 100):
+        found = [text_of(item) async for item in client.conversations.items.list(made.id, order="asc", limit=limit)]
+        assert found == left
+        newest = [text_of(item) async for item in client.conversations.items.list(made.id, limit=limit)]
+        assert newest == left[::-1]
+    page = await client.conversations.items.list(made.id, order="asc", after=ids[count - 3])
+    assert ([text_of(item) for item in page.data], page.has_more) == ([str(count - 2)], False)
+    page = await client.conversations.items.list(made.id, after=ids[3])
+    assert ([text_of(item) for item in page.data], page.has_more) == (["2", "1"], False)
+    with pytest.raises(openai.NotFoundError):
+        await client.conversations.items.list(made.id, after=ids[7])
 
 
 async def test_a_deleted_item_is_gone_at_once(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:

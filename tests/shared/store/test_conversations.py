@@ -97,6 +97,18 @@ def whole(seconds: float = KEEP_S) -> Any:
 # the conversation itself
 
 
+async def test_only_the_batches_that_are_asked_for_are_read(conversations: Conversations) -> None:
+    await create(conversations, "a", "b")
+    for each in ("c", "d", "e"):
+        await add(conversations, each)
+    await conversations.drop(CID, TENANT, "d")
+    for first, last, wanted in ((0, 0, ["a", "b"]), (-2, -1, ["e"]), (1, 2, ["c"]), (3, 9, ["e"]), (4, 9, [])):
+        history = await conversations.load(CID, TENANT, first, last)
+        assert history is not None
+        assert [row["id"] for each in history.items for row in msgspec.json.decode(each)] == wanted
+        assert (history.head.batches, history.head.deleted) == (4, 1)
+
+
 async def test_create_and_read(conversations: Conversations, redis: Redis) -> None:
     await create(conversations, "one", "two")
     assert await head(conversations) == Head(CID, 5, b'{"a":"b"}', 2, len(batch("one", "two")), False, 1, 0)
