@@ -25,6 +25,7 @@ OTHER = Sealer(["k" * 32]).bind("us", "state")
 AUDIO: dict[str, Any] = {"type": "input_audio"}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
+LONG, LONGER = "x" * 10_485_761, "string_above_max_length"
 FORGED = "invalid_encrypted_content"
 UNSUPPORTED, NOT_OFFERED = "unsupported_value", "unsupported_parameter"
 
@@ -232,6 +233,28 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (item(type="compaction_trigger"), UNSUPPORTED, "input[0].type"),
     (item(type="web_search_call", id="ws_1"), UNSUPPORTED, "input[0].type"),
     (item(type="mcp_call", id="mcp_1"), UNSUPPORTED, "input[0].type"),
+    # lengths
+    (user({"type": "output_text", "text": LONG}), LONGER, "input[0].content[0].text"),
+    (item(role="assistant", content=[{"type": "refusal", "refusal": LONG}]), LONGER, "input[0].content[0].refusal"),
+    (item(role="user", content=LONG), LONGER, "input[0].content"),
+    (item(type="function_call", call_id="c", name="f", arguments=LONG), LONGER, "input[0].arguments"),
+    (
+        item(type="function_call", call_id="c", name="f", arguments="", namespace="n" * 129),
+        LONGER,
+        "input[0].namespace",
+    ),
+    (item(type="function_call_output", call_id="c", output=LONG), LONGER, "input[0].output"),
+    (
+        item(type="function_call_output", call_id="c", output=[{"type": "input_text", "text": LONG}]),
+        LONGER,
+        "input[0].output[0].text",
+    ),
+    (item(type="function_call_output", call_id="c" * 65, output=""), VALUE, "input[0].call_id"),
+    (item(type="custom_tool_call", call_id="c", name="f", input=LONG), LONGER, "input[0].input"),
+    (item(type="custom_tool_call_output", call_id="c", output=LONG), LONGER, "input[0].output"),
+    (item(type="reasoning", summary=[], encrypted_content="x" * 20_971_521), LONGER, "input[0].encrypted_content"),
+    (user({"type": "input_file", "file_data": "x" * 73_400_321}), LONGER, "input[0].content[0].file_data"),
+    ({"tools": [{**TOOL, "name": "f" * 129}]}, LONGER, "tools[0].name"),
     # text
     ({"text": "json"}, TYPE, "text"),
     ({"text": {"format": {"type": "xml"}}}, VALUE, "text.format.type"),
