@@ -45,7 +45,6 @@ async def compact(request: web.Request) -> web.StreamResponse:
         raise not_configured()
     kept = [item for item in items if isinstance(item, Message) and item.role == "user"]
     compaction = Compaction(sealed, id=item_id("cmp", new.id, accepted.request.items))
-    answer = Compacted(
-        f"comp_{new.id.removeprefix('resp_')}", ended.created_at, [*kept, compaction], ended.usage or Usage(0, 0, 0)
-    )
+    usage = ended.usage or (Usage(0, 0, 0).with_legacy() if settings.legacy_usage else Usage(0, 0, 0))
+    answer = Compacted(f"comp_{new.id.removeprefix('resp_')}", ended.created_at, [*kept, compaction], usage)
     return web.Response(body=_encode(answer), content_type="application/json")
