@@ -99,6 +99,7 @@ class Emitter:
         "_next_item",
         "_obfuscate",
         "_open",
+        "_reserved",
         "_response",
         "_streaming",
         "number",
@@ -128,6 +129,7 @@ class Emitter:
         self._events: list[Event] = []
         self._open: OpenItem | None = None
         self._call_ids: set[str] = set()
+        self._reserved: set[str] = set()
         self._ended = False
 
     @classmethod
@@ -220,13 +222,22 @@ class Emitter:
         opened.start("input")
         return opened.index
 
+    def reserve(self, call_id: str | None) -> str:
+        """The id that a call will have when it is opened with it: *call_id*, or one that is made when that is unusable
+        or known."""
+        if not call_id or len(call_id) > MAX_CALL_ID_CHARS or call_id in self._call_ids:
+            call_id = f"call_{item_id('fc', self._response.id, self._next_item).partition('_')[2]}"
+        self._call_ids.add(call_id)
+        self._reserved.add(call_id)
+        return call_id
+
     def _prepare_call(self, kind: Literal["fc", "ctc"], name: str, call_id: str | None) -> tuple[str, str]:
         """(the new item's id, the call's id)."""
         self._close_item("completed")
         made = item_id(kind, self._response.id, self._next_item)
-        if not call_id or len(call_id) > MAX_CALL_ID_CHARS or call_id in self._call_ids:
-            call_id = f"call_{made.partition('_')[2]}"
-        self._call_ids.add(call_id)
+        if not call_id or call_id not in self._reserved:
+            call_id = self.reserve(call_id)
+        self._reserved.discard(call_id)
         self.size_bytes += len(name)
         return made, call_id
 

@@ -71,9 +71,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^[a-z0-9_-]{1,32}$",
-            description="Whose provider state this is: what another family has made is ignored.",
+            description="Whose provider state this is; another family's is ignored. `text`: reasoning text alone is kept.",
         ),
-    ] = "text"
+    ] = "generic"
     unsigned_call: Annotated[
         dict[str, Any],
         Meta(description="Added to an earlier call whose state is lost, where the server insists on it."),
@@ -173,14 +173,18 @@ PROFILES: Mapping[Preset, Profile] = {
     "generic": Profile(),
     "openai": _OPENAI,
     "azure": msgspec.structs.replace(_OPENAI, auth_header="api-key"),
-    "vllm": Profile(reasoning_in=("reasoning", "reasoning_content"), reasoning_out="reasoning", file=False),
-    "sglang": Profile(reasoning_out="reasoning_content", file=False),
+    "vllm": Profile(
+        family="text", reasoning_in=("reasoning", "reasoning_content"), reasoning_out="reasoning", file=False
+    ),
+    "sglang": Profile(family="text", reasoning_out="reasoning_content", file=False),
     "llamacpp": Profile(
+        family="text",
         file=False,
         reasoning_out="reasoning_content",
         effort_path=("chat_template_kwargs", "reasoning_effort"),
     ),
     "ollama": Profile(
+        family="text",
         file=False,
         reasoning_in=("reasoning", "reasoning_content"),
         reasoning_out="reasoning",
@@ -190,6 +194,7 @@ PROFILES: Mapping[Preset, Profile] = {
         drop_params=HOSTED_PARAMS,
     ),
     "deepseek": Profile(
+        family="text",
         file=False,
         reasoning_out="reasoning_content",
         reasoning_required_with_calls=True,
@@ -207,11 +212,12 @@ PROFILES: Mapping[Preset, Profile] = {
         drop_params=HOSTED_PARAMS,
     ),
     "groq": Profile(
+        family="text",
         reasoning_in=("reasoning", "reasoning_content"),
         logprobs=False,
         drop_params=HOSTED_PARAMS,
     ),
-    "mistral": Profile(call_id_style="alnum9", effort_path=(), drop_params=HOSTED_PARAMS),
+    "mistral": Profile(family="mistral", call_id_style="alnum9", effort_path=(), drop_params=HOSTED_PARAMS),
     "gemini": Profile(
         family="gemini",
         audio=True,
@@ -221,6 +227,7 @@ PROFILES: Mapping[Preset, Profile] = {
     ),
     # Anthropic's endpoint for clients of OpenAI; its own API is another dialect.
     "anthropic": Profile(
+        family="anthropic-chat",
         single_system=True,
         strict_tools=False,
         response_format="none",
@@ -237,8 +244,9 @@ PROFILES: Mapping[Preset, Profile] = {
         effort_path=("reasoning", "effort"),
         drop_params=OPENAI_PARAMS,
     ),
-    "together": Profile(drop_params=OPENAI_PARAMS),
+    "together": Profile(family="text", drop_params=OPENAI_PARAMS),
     "moonshot": Profile(
+        family="text",
         reasoning_out="reasoning_content",
         reasoning_required_with_calls=True,
         strict_tools=False,
@@ -247,6 +255,7 @@ PROFILES: Mapping[Preset, Profile] = {
         drop_params=HOSTED_PARAMS,
     ),
     "zai": Profile(
+        family="text",
         reasoning_out="reasoning_content",
         tool_choices=frozenset(),
         response_format="object",
@@ -258,6 +267,7 @@ PROFILES: Mapping[Preset, Profile] = {
         drop_params=HOSTED_PARAMS,
     ),
     "minimax": Profile(
+        family="text",
         think_tags=THINK,
         reasoning_out="think_tags",
         tool_choices=frozenset(),
@@ -267,5 +277,5 @@ PROFILES: Mapping[Preset, Profile] = {
         drop_params=HOSTED_PARAMS,
     ),
     # A reasoning model behind a server that does not take its thoughts out of the content.
-    "think-tags": Profile(think_tags=THINK, reasoning_out="think_tags"),
+    "think-tags": Profile(family="text", think_tags=THINK, reasoning_out="think_tags"),
 }

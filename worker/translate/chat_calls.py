@@ -17,6 +17,7 @@ from shared.core.tools import Offer
 from shared.errors import UpstreamError
 from shared.wire.items import CustomTool
 from worker.translate.chat_chunk import FunctionDelta, ToolDelta, whole_text
+from worker.translate.chat_state import Thoughts
 from worker.translate.custom_tools import Unwrapper
 
 MAX_CALLS = 1024
@@ -40,19 +41,27 @@ ANYTHING = Offered({}, None)
 @dataclass(slots=True, eq=False)
 class _Call:
     call_id: str = ""
+    """Theirs."""
+    shown_id: str = ""
+    """Ours, once it is open."""
     name: str = ""
     waiting: str = ""
     """Arguments that came before the call could be opened."""
     handle: int | None = None
     unwrap: Unwrapper | None = None
     """Of an open call of a custom tool."""
+    extra: Any = None
+    """State that came before the call could be opened."""
 
 
 class Calls:
     """The calls of one answer. One is open at a time; with *interleaved* the others wait until it is over."""
 
-    def __init__(self, emit: Emitter, *, interleaved: bool, offered: Offered = ANYTHING) -> None:
+    def __init__(
+        self, emit: Emitter, *, interleaved: bool, offered: Offered = ANYTHING, thoughts: Thoughts | None = None
+    ) -> None:
         self._emit = emit
+        self._thoughts = thoughts
         self._offered = offered
         self._interleaved = interleaved
         self._calls: list[_Call] = []
@@ -72,6 +81,8 @@ class Calls:
             call = self._find(delta.index, name, call_id, several=len(deltas) > 1)
             call.name = call.name or name
             call.call_id = call.call_id or call_id
+            if delta.extra_content:
+                self._add_extra(call, delta.extra_content)
             self._add(call, _arguments(function.arguments))
 
     def release(self) -> None:
@@ -107,6 +118,12 @@ class Calls:
     def _is_open(self, call: _Call) -> bool:
         return call.handle is not None and self._emit.is_open(call.handle)
 
+    def _add_extra(self, call: _Call, extra: Any) -> None:
+        if call.handle is None:
+            call.extra = extra
+        elif self._thoughts is not None:
+            self._thoughts.call(call.shown_id, extra)
+
     def _add(self, call: _Call, fragment: str) -> None:
         if call.handle is None:
             call.waiting += fragment
@@ -126,13 +143,18 @@ class Calls:
         self._complete()
         self._half = ""
         self._current = call
+        call.shown_id = self._emit.reserve(call.call_id)
+        if self._thoughts is not None:
+            self._thoughts.call(call.shown_id, call.extra)
+            self._thoughts.release()
+            self._thoughts.late = True
         offer = self._offered.tools.get(call.name)
         name, namespace = (offer.tool.name, offer.namespace) if offer else (call.name, None)
         if offer is not None and isinstance(offer.tool, CustomTool):
             call.unwrap = Unwrapper()
-            call.handle = self._emit.custom_call(name, call.call_id or None, namespace)
+            call.handle = self._emit.custom_call(name, call.shown_id, namespace)
         else:
-            call.handle = self._emit.call(name, call.call_id or None, namespace)
+            call.handle = self._emit.call(name, call.shown_id, namespace)
         self._tell(call, call.handle, call.waiting)
         call.waiting = ""
 

@@ -27,6 +27,7 @@ class ToolDelta(msgspec.Struct, gc=False):
     index: Any = None
     id: Any = None
     function: FunctionDelta | None = None
+    extra_content: Any = None
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -40,6 +41,8 @@ class Delta(msgspec.Struct, gc=False):
     tool_calls: list[ToolDelta | None] | None = None
     function_call: FunctionDelta | None = None
     annotations: Any = None
+    encrypted_content: Any = None
+    extra_content: Any = None
 
 
 class Choice(msgspec.Struct, gc=False):

@@ -5,7 +5,7 @@ it; here these are items of their own, in any order. Nothing is added, and only 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -31,21 +31,30 @@ from shared.wire.items import (
     ToolCall,
     ToolOutput,
 )
+from worker.translate.chat_state import Recalled, join_details, recall
 from worker.translate.custom_tools import wrap
+from worker.translate.state import Kept
 
 Json = dict[str, Any]
 
+NOTHING_KEPT: Mapping[int, Kept] = {}
 IMAGE_NOTE = "(see the image in the next message)"
 """Stands in a tool message that has nothing but images, which only user messages can hold."""
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def plan_messages(instructions: str | None, items: Sequence[Item], profile: Profile) -> list[Json]:
+def plan_messages(
+    instructions: str | None, items: Sequence[Item], profile: Profile, states: Mapping[int, Kept] = NOTHING_KEPT
+) -> list[Json]:
+    """*states* by the place of their reasoning item among *items*."""
     writer = _Writer(items, profile)
     if instructions:
         writer.say(profile.system_role, instructions)
-    for item in items:
-        writer.feed(item)
+    for place, item in enumerate(items):
+        if isinstance(item, Reasoning):
+            writer.think(item, states.get(place))
+        else:
+            writer.feed(item)
     return writer.finish()
 
 
@@ -55,7 +64,7 @@ class _Turn:
 
     text: str | None = None
     refusal: str | None = None
-    thoughts: list[str] = field(default_factory=list)
+    thoughts: Recalled = field(default_factory=Recalled)
     calls: list[ToolCall] = field(default_factory=list)
 
 
@@ -64,30 +73,43 @@ class _Writer:
         self._profile = profile
         self._messages: list[Json] = []
         self._turn: _Turn | None = None
-        self._thoughts: list[str] = []  # of the next turn
+        self._thoughts = Recalled()  # of the next turn
+        self._call_states: Json = {}
         self._called = {item.call_id for item in items if isinstance(item, FunctionCall | CustomToolCall)}
         self._outputs: dict[str, deque[ToolOutput]] = {}
         for item in items:
             if isinstance(item, FunctionCallOutput | CustomToolCallOutput):
                 self._outputs.setdefault(item.call_id, deque()).append(item)
 
+    def think(self, item: Reasoning, kept: Kept | None) -> None:
+        """*kept* says more exactly what *item* shows, and what it does not show."""
+        shown = "".join(part.text for part in item.content or item.summary or [])
+        if kept is None:
+            self._thoughts.text += shown
+            return
+        before, after = recall(kept)
+        if self._turn is not None:
+            self._turn.thoughts.add(before)
+        self._thoughts.add(after)
+        self._thoughts.text += "" if kept.text else shown
+        self._call_states |= kept.calls
+
     def feed(self, item: Item) -> None:
-        if isinstance(item, Reasoning):
-            parts = item.content or item.summary or []
-            self._thoughts.append("".join(part.text for part in parts))
-        elif isinstance(item, FunctionCall | CustomToolCall):
+        if isinstance(item, FunctionCall | CustomToolCall):
             self._call(item)
         elif isinstance(item, FunctionCallOutput | CustomToolCallOutput):
             self._close_turn()
             if item.call_id not in self._called:  # refused at the front end; the backend shall say so, too
                 self._answer([item])
+        elif isinstance(item, Reasoning):
+            self.think(item, None)
         elif item.role == "assistant":
             self._close_turn()
             self._turn = _Turn(*_spoken(item.content, self._profile), thoughts=self._thoughts)
-            self._thoughts = []
+            self._thoughts = Recalled()
         else:
             self._close_turn()
-            self._thoughts = []
+            self._thoughts = Recalled()
             role = self._profile.system_role if item.role == "developer" else item.role
             self.say(role, _content(item.content))
 
@@ -109,8 +131,8 @@ class _Writer:
             self._close_turn()
         if self._turn is None:
             self._turn = _Turn()
-        self._turn.thoughts += self._thoughts
-        self._thoughts = []
+        self._turn.thoughts.add(self._thoughts)
+        self._thoughts = Recalled()
         self._turn.calls.append(call)
 
     def _close_turn(self) -> None:
@@ -123,25 +145,39 @@ class _Writer:
         if turn.refusal is not None:
             message["refusal"] = turn.refusal
         if turn.calls:
-            message["tool_calls"] = [self._write_call(call) for call in turn.calls]
-        self._add_thoughts(message, "".join(turn.thoughts), has_calls=bool(turn.calls))
+            message["tool_calls"] = calls = [self._write_call(call) for call in turn.calls]
+            if self._profile.unsigned_call and not any(call.call_id in self._call_states for call in turn.calls):
+                calls[0] |= self._profile.unsigned_call
+        self._add_thoughts(message, turn.thoughts, has_calls=bool(turn.calls))
         self._messages.append(message)
         waiting = [self._outputs.get(call.call_id) for call in turn.calls]
         self._answer([outputs.popleft() for outputs in waiting if outputs])
 
-    def _add_thoughts(self, message: Json, thoughts: str, *, has_calls: bool) -> None:
-        place = self._profile.reasoning_out
+    def _add_thoughts(self, message: Json, thoughts: Recalled, *, has_calls: bool) -> None:
+        place, text = self._profile.reasoning_out, thoughts.text
         if place == "think_tags":
-            if thoughts:
+            if text:
                 opening, closing = self._profile.think_tags or ("<think>", "</think>")
-                message["content"] = f"{opening}{thoughts}{closing}\n\n{message['content'] or ''}"
-        elif place != "drop" and (thoughts or (has_calls and self._profile.reasoning_required_with_calls)):
-            message[place] = thoughts
+                message["content"] = f"{opening}{text}{closing}\n\n{message['content'] or ''}"
+        elif place == "reasoning_details":
+            if thoughts.details:
+                message[place] = join_details(thoughts.details)
+            elif text:
+                message["reasoning"] = text
+        elif place != "drop" and (text or (has_calls and self._profile.reasoning_required_with_calls)):
+            message[place] = text
+        if thoughts.cipher:
+            message["encrypted_content"] = thoughts.cipher
+        if thoughts.extra:
+            message["extra_content"] = thoughts.extra
 
     def _write_call(self, call: ToolCall) -> Json:
         arguments = call.arguments if isinstance(call, FunctionCall) else wrap(call.input)
         function = {"name": joined_name(call.name, call.namespace), "arguments": arguments}
-        return {"id": self._call_id(call.call_id), "type": "function", "function": function}
+        written = {"id": self._call_id(call.call_id), "type": "function", "function": function}
+        if (extra := self._call_states.get(call.call_id)) is not None:
+            written["extra_content"] = extra
+        return written
 
     def _answer(self, outputs: list[ToolOutput]) -> None:
         images: list[Json] = []

@@ -3,7 +3,7 @@
 The answer is always streamed: that gives cancellation, idle timers and partial output, whatever our client asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -21,8 +21,9 @@ from shared.wire.items import (
 )
 from shared.wire.requests import Request
 from worker.translate.chat_calls import Offered
-from worker.translate.chat_messages import Json, plan_messages
+from worker.translate.chat_messages import NOTHING_KEPT, Json, plan_messages
 from worker.translate.custom_tools import plan_function
+from worker.translate.state import Kept
 
 # Sent under the same name when the request has them.
 _SAME_NAME: tuple[OptionalParam, ...] = (
@@ -44,9 +45,13 @@ _SAME_NAME: tuple[OptionalParam, ...] = (
 _NO_PARAMETERS: Json = {"type": "object", "properties": {}}
 
 
-def encode_chat(request: Request, items: Sequence[Item], *, model: str, profile: Profile) -> bytes:
-    """*items* is the whole context in order, without the request's instructions; *model* the backend's own name."""
-    body: Json = {"model": model, "messages": plan_messages(request.instructions, items, profile), "stream": True}
+def encode_chat(
+    request: Request, items: Sequence[Item], *, model: str, profile: Profile, states: Mapping[int, Kept] = NOTHING_KEPT
+) -> bytes:
+    """*items* is the whole context in order, without the request's instructions; *model* the backend's own name; *states*
+    what its family wants back, by the place of the reasoning item."""
+    messages = plan_messages(request.instructions, items, profile, states)
+    body: Json = {"model": model, "messages": messages, "stream": True}
     if profile.include_usage:
         body["stream_options"] = {"include_usage": True}
     if request.max_output_tokens is not None:

@@ -27,6 +27,7 @@ from worker.translate.chat_chunk import (
     read_usage,
     split_content,
 )
+from worker.translate.chat_state import Thoughts
 from worker.translate.errors import garbage_error, stream_error
 from worker.translate.think import ThinkSplitter
 
@@ -51,10 +52,13 @@ MAX_SPACE_CHARS = 4096
 class ChatStream:
     """One answer. ``ended`` once it said why it stopped: then only its usage may still come."""
 
-    def __init__(self, emit: Emitter, profile: Profile, offered: Offered = ANYTHING) -> None:
+    def __init__(
+        self, emit: Emitter, profile: Profile, offered: Offered = ANYTHING, thoughts: Thoughts | None = None
+    ) -> None:
         self._emit = emit
         self._profile = profile
-        self._calls = Calls(emit, interleaved=profile.interleaved_calls, offered=offered)
+        self._thoughts = thoughts
+        self._calls = Calls(emit, interleaved=profile.interleaved_calls, offered=offered, thoughts=thoughts)
         self._think: ThinkSplitter | None = None
         if profile.think_tags is not None:
             self._think = ThinkSplitter(*profile.think_tags, starts_inside=profile.starts_in_think)
@@ -126,6 +130,8 @@ class ChatStream:
             fault = f"The model backend gave up ({self._finish})."
         if fault is not None:
             return Ending("failed", self._usage, error=ResponseError("server_error", fault))
+        if self._thoughts is not None:
+            self._thoughts.release()
         if way == "max_output_tokens" or way == "content_filter":
             return Ending("incomplete", self._usage, reason=way)
         return Ending("completed", self._usage)
@@ -160,6 +166,8 @@ class ChatStream:
             tools = []
         if reasoning:
             self._add("reasoning", reasoning)
+        if self._thoughts is not None:
+            self._read_state(self._thoughts, delta)
         if delta.content:
             self._read_content(delta.content)
         if delta.refusal:
@@ -170,6 +178,14 @@ class ChatStream:
             for raw in map(read_annotation, delta.annotations):
                 if raw is not None:
                     self._emit.annotation(raw)
+
+    def _read_state(self, thoughts: Thoughts, delta: Delta) -> None:
+        if delta.reasoning_details:
+            thoughts.details(delta.reasoning_details)
+        if delta.encrypted_content:
+            thoughts.cipher(delta.encrypted_content)
+        if delta.extra_content:
+            thoughts.message(delta.extra_content)
 
     def _reasoning_of(self, delta: Delta) -> str:
         for name in self._profile.reasoning_in:
@@ -204,15 +220,18 @@ class ChatStream:
             return
         if kind == "refusal":
             self._calls.release()
-            self._last = "text"
+            self._begin_text()
             self._emit.refusal(text)
             return
         self._logprobs.clear()
+        if self._thoughts is not None:
+            self._thoughts.text(text)
+            self._thoughts.late = False
         if self._profile.reasoning_kind != "hidden":
             self._calls.release()
-            self._last, self._space = "reasoning", ""
             grow = self._emit.reasoning if self._profile.reasoning_kind == "raw" else self._emit.summary
             grow(text)
+        self._last, self._space = "reasoning", ""
 
     def _add_text(self, text: str) -> None:
         """Servers put line ends between reasoning and calls, and between calls: these open no message.
@@ -226,7 +245,13 @@ class ChatStream:
             text = self._space + text
             self._space = ""
             self._calls.release()
-        self._last = "text"
+        self._begin_text()
         self._emit.text(text, self._logprobs)
         if self._logprobs:
             self._logprobs = []
+
+    def _begin_text(self) -> None:
+        if self._last != "text" and self._thoughts is not None:
+            self._thoughts.release()
+            self._thoughts.late = True
+        self._last = "text"

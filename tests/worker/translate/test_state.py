@@ -63,7 +63,7 @@ def test_a_changed_letter_is_ignored() -> None:
         letter = "A" if sealed[place] != "A" else "B"
         changed = Reasoning([], encrypted_content=sealed[:place] + letter + sealed[place + 1 :])
         found = open_states([changed], "gemini", OURS)
-        assert found == {} or place == len(sealed) - 1, place  # its last letter has bits that say nothing
+        assert found == {} or place >= len(sealed.rstrip("=")) - 1, place  # the last letter has bits that say nothing
 
 
 def test_the_family_is_the_only_field_that_is_always_written() -> None:
