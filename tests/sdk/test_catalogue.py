@@ -250,9 +250,12 @@ async def test_cancel_of_what_has_ended(ended: str, raw: RawClient, upstream: Fa
 
 
 async def test_a_full_queue(raw_client: Callable[..., RawClient]) -> None:
-    with ClusterThread(workers=0, env={"RESPOOL_MAX_QUEUE": "1"}) as cluster:
+    with ClusterThread(workers=0, env={"RESPOOL_MAX_QUEUE": "1", "RESPOOL_SEAL_KEY": "s" * 32}) as cluster:
         raw = raw_client(cluster.origin)
         await made(raw, background=True)
-        answer = await raw.post("/v1/responses", json=hi(background=True))
-        check(answer, 503, "service_unavailable_error", "server_is_overloaded", None, "too many responses are waiting")
-        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        for path in ("/v1/responses", "/v1/responses/compact"):
+            answer = await raw.post(path, json=hi())
+            check(
+                answer, 503, "service_unavailable_error", "server_is_overloaded", None, "too many responses are waiting"
+            )
+            assert 1 <= int(answer.headers["retry-after"]) <= 120

@@ -15,6 +15,7 @@ from shared.core.compaction import HEADING, PROMPT
 from support.clients import RawClient
 from support.cluster import chat_model, running
 from support.cluster_thread import ClusterThread
+from support.faults import SHORT_LEASE
 from support.plugin import KEY
 
 THEIR_KEY = "sk-theirs"
@@ -253,6 +254,35 @@ async def test_a_hang_up_stops_it(raw: RawClient, upstream: FakeUpstream) -> Non
     await upstream.called()
     asking.cancel()
     await upstream.disconnected()
+
+
+async def test_a_dead_worker_does_not_end_it(raw_client: Callable[..., RawClient]) -> None:
+    async with (
+        FakeUpstream() as upstream,
+        running(env=SEAL | SHORT_LEASE, config=chat_model(upstream.base_url, "tiny")) as cluster,
+    ):
+        raw = raw_client(cluster.front_ends[0].origin)
+        upstream.queue(start(), send(chunk("Lik")), hang())
+        asking = asyncio.create_task(raw.post(PATH, json={"model": "tiny", "input": "I like tea."}))
+        await upstream.called()
+        await cluster.workers[0].kill()
+        await upstream.disconnected()
+        upstream.queue(reply("Likes tea."))
+        await cluster.start_worker()
+        answer = await asking
+        assert [item["type"] for item in answer.json()["output"]] == ["message", "compaction"]
+        assert len(upstream.calls) == 2
+
+
+async def test_nothing_of_other_tenants_is_compacted(
+    raw: RawClient, raw_client: Callable[..., RawClient], service: ClusterThread
+) -> None:
+    response_id = (await raw.post("/v1/responses", json={"model": "echo", "input": "hi"})).json()["id"]
+    them = raw_client(service.origin, headers={"Authorization": f"Bearer {THEIR_KEY}"})
+    answer = await them.post(PATH, json={"model": "echo", "previous_response_id": response_id})
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "previous_response_not_found")
+    answer = await raw_client(service.origin, headers={}).post(PATH, json={"model": "echo", "input": "hi"})
+    assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 async def test_it_outlives_every_process_but_not_its_key(openai_client: Callable[..., openai.AsyncOpenAI]) -> None:
