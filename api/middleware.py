@@ -12,6 +12,7 @@ from aiohttp import web
 from api.headers import given_request_id, given_tenant
 from api.resources import KEYRING, SETTINGS
 from shared.errors import ApiError, NotFound, Overloaded, StoreUnavailable, TooLarge
+from shared.logs import bound
 from shared.wire.responses import ErrorBody, ErrorEnvelope
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ async def surround(request: web.Request, handler: Handler) -> web.StreamResponse
     request[STARTED] = time.monotonic()
     if request.path in OPEN_PATHS:
         return await _answer(request, handler)
-    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
+    with bound(request_id=request[REQUEST_ID]):
         try:
             response = await _answer(request, handler)
         except (asyncio.CancelledError, ConnectionResetError):

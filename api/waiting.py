@@ -14,6 +14,7 @@ from shared.core.emitter import Ending
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, NotFound, StoreUnavailable
 from shared.hub import Reader
+from shared.logs import bound
 from shared.store.responses import NewResponse, Snapshot
 from shared.wire.responses import ResponseError, Status
 
@@ -130,7 +131,7 @@ async def submitted(app: web.Application, new: NewResponse) -> AsyncIterator[tup
     """
     settings = app[SETTINGS]
     once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
-    with structlog.contextvars.bound_contextvars(response_id=new.id), app[HUB].listen(new.id) as reader:
+    with bound(response_id=new.id), app[HUB].listen(new.id) as reader:
         submitting = spawn(app, submit(new, app[RESPONSES], settings))
         try:
             yield reader, await asyncio.shield(submitting)

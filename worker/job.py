@@ -20,6 +20,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
+from shared.logs import bound
 from shared.store.responses import Claimed, Responses
 from shared.store.takeover import settle_from_log
 from shared.wire.items import StoredItem
@@ -89,9 +90,7 @@ class Run:
 
     async def execute(self) -> None:
         claimed, started = self._claimed, time.monotonic()
-        with structlog.contextvars.bound_contextvars(
-            response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id
-        ):
+        with bound(response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id):
             try:
                 status = await self._execute()
                 log.info("response.settled", status=status, duration_ms=round((time.monotonic() - started) * 1000))

@@ -13,11 +13,11 @@ from typing import Any
 import structlog
 from arq.connections import ArqRedis
 from arq.worker import Worker, func
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.errors import StoreUnavailable
-from shared.store.redis import bell
+from shared.store.commands import Commands, pack
+from shared.store.redis import bell_key
 from shared.store.responses import Claimed, Lane
 from worker.job import Run, Tools
 from worker.lease import Leases
@@ -45,17 +45,19 @@ def plan_lanes(call: int) -> tuple[Lane, Lane]:
 class ResponseWorker(Worker):
     """Runs responses of one partition until a signal: the first one drains, the second one stops at once."""
 
-    def __init__(self, tools: Tools, leases: Leases, blocking: Redis, partition: str, name: str) -> None:
+    def __init__(self, tools: Tools, leases: Leases, bell: Commands, partition: str, name: str) -> None:
+        """*bell* is a connection of its own: it waits there."""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._freed = asyncio.Event()
         self._tools = tools
         self._leases = leases
-        self._blocking = blocking
+        self._bell = bell
         self._partition = partition
         self._name = name
         self._call = 0
         self._runs: dict[Run, asyncio.Task[None]] = {}
+        self._pause: asyncio.Future[Any] | None = None
         super().__init__(
             functions=[func(respond, name="respond")],
             queue_name=f"arq:queue:{{{partition}}}:foreground",
@@ -69,6 +71,8 @@ class ResponseWorker(Worker):
         log.info("process.draining", signal=signal.Signals(signum).name, runs=len(self._runs))
         self.allow_pick_jobs = False
         self._stopping.set()
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def main(self) -> None:
         while self.allow_pick_jobs:
@@ -118,19 +122,23 @@ class ResponseWorker(Worker):
         task.add_done_callback(ended)
 
     async def _wait_for_bell(self) -> None:
-        await self._blocking.execute_command("BLPOP", bell(self._partition), BELL_S)
+        try:
+            await self._bell.send(pack("BLPOP", bell_key(self._partition), BELL_S))
+        except asyncio.CancelledError:
+            await self._bell.aclose()  # or the next token would still be given to us
+            raise
 
     async def _unless_stopping(self, waiting: Coroutine[Any, Any, Any]) -> None:
-        task: asyncio.Task[Any] = asyncio.create_task(waiting)
-        stop: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
+        """Wait; a signal ends that. The signal's handler cancels the task."""
+        if self._stopping.is_set():
+            waiting.close()
+            return
+        self._pause = asyncio.ensure_future(waiting)
         try:
-            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
-        finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
+            await self._pause
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
 
     async def _drain(self) -> None:
         """Let runs finish for ``drain_s``; then give back what nobody has seen, and fail the rest."""

@@ -63,8 +63,8 @@ async def serve(settings: Settings, redis_url: str) -> None:
     async with AsyncExitStack() as stack:
         client = connect(redis_url)
         stack.push_async_callback(client.aclose)
-        blocking = connect(redis_url, connections=2, socket_timeout_s=BELL_S + SOCKET_TIMEOUT_S)
-        stack.push_async_callback(blocking.aclose)
+        bell = connect(redis_url, connections=1, socket_timeout_s=BELL_S + SOCKET_TIMEOUT_S)
+        stack.push_async_callback(bell.aclose)
         await require_fit(client)
         store = Store(client)
         responses, observer = Responses(store), Observer(Ratios(store))
@@ -75,7 +75,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
         leases = Leases(responses, PARTITION, name, settings)
         await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         tools = Tools(responses, outbox, backends, settings, observer)
-        worker = ResponseWorker(tools, leases, blocking, PARTITION, name)
+        worker = ResponseWorker(tools, leases, bell.commands, PARTITION, name)
         tasks = [
             asyncio.create_task(leases.keep(), name="leases"),
             asyncio.create_task(leases.reap(), name="reaper"),

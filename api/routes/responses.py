@@ -4,7 +4,6 @@ import contextlib
 import re
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from api.bodies import read_body
@@ -24,6 +23,7 @@ from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
 from shared.ids import is_response_id
+from shared.logs import bound
 from shared.store.responses import NewResponse, Snapshot
 from shared.wire.requests import Request
 from shared.wire.responses import Deleted, Response
@@ -89,7 +89,7 @@ async def _replay(
 ) -> web.StreamResponse:
     """The answer to a call that was made before: the same response, from its start, or as it is now."""
     app, tenant = request.app, request[TENANT]
-    with structlog.contextvars.bound_contextvars(response_id=response_id):
+    with bound(response_id=response_id):
         if asked.stream:
             return await _stream_from(request, response_id, -1, headers)
         if not asked.background:

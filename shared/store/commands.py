@@ -1,9 +1,9 @@
-"""A lean way to Redis for commands that do not block: all callers share one connection, and replies come in order.
+"""A lean way to Redis: all callers share one connection, and replies come in order.
 
 redis-py packs commands in Python, and takes a connection out of a pool and arms two timers for each; that was a third of
-the processor time of a request. Here hiredis packs and parses, and the event loop sends together what is ready together.
-Errors are redis-py's, so that callers need not know which of the two was used. Pub/sub, blocking commands and
-administration stay with redis-py.
+the processor time of a request. Here hiredis packs and parses, and what is ready together is sent together. Errors are
+redis-py's, so that callers need not know which of the two was used. A command that blocks needs a connection that nobody
+else uses; pub/sub and administration stay with redis-py.
 
     no connection --send--> connecting --AUTH, SELECT--> open --lost, or silent for answer_s--> no connection
                                                                 (calls in flight fail: nobody knows whether they ran)
@@ -77,6 +77,7 @@ class _Line(asyncio.Protocol):
         self._replies = hiredis.Reader(protocolError=RedisConnectionError, replyError=_error, notEnoughData=_MORE)
         self._calls: deque[tuple[asyncio.Future[Any], int]] = deque()
         self._bytes = 0
+        self._unsent: list[bytes] = []
         self._crowd: list[asyncio.Future[None]] = []
         self._transport: asyncio.Transport | None = None
         self._heard = 0.0
@@ -105,10 +106,17 @@ class _Line(asyncio.Protocol):
             self._heard = self._loop.time()
             if self._timer is None:
                 self._timer = self._loop.call_later(self._answer_s, self._look)
+        if not self._unsent:
+            self._loop.call_soon(self._write)  # uvloop would make a system call of each
+        self._unsent.append(command)
         self._calls.append((reply, len(command)))
         self._bytes += len(command)
-        cast(asyncio.Transport, self._transport).write(command)
         return reply
+
+    def _write(self) -> None:
+        commands, self._unsent = self._unsent, []
+        if self._transport is not None and self.open:
+            self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def _look(self) -> None:
         """Is there an answer? One timer for all calls, which is not moved with each."""

@@ -80,7 +80,7 @@ def job_id(response_id: str, partition: str) -> str:
     return f"{{{partition}}}:{response_id}"
 
 
-def bell(partition: str) -> str:
+def bell_key(partition: str) -> str:
     return f"{prefix(partition)}bell"
 
 

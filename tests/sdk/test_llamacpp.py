@@ -26,7 +26,8 @@ TOOLS: Any = [{"type": "function", "name": name, "parameters": CITY} for name in
 @pytest.fixture(scope="module")
 def real(llamacpp: LlamaCpp) -> Iterator[ClusterThread]:
     """A front end and a worker before llama.cpp."""
-    with ClusterThread(config=chat_model(llamacpp.base_url, "tiny", profile="llamacpp")) as cluster:
+    config, env = chat_model(llamacpp.base_url, "tiny", profile="llamacpp"), {"LOG_LEVEL": "debug"}
+    with ClusterThread(config=config, env=env) as cluster:
         yield cluster
 
 

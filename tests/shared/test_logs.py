@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from shared.logs import EVENTS, configure
+from shared.logs import EVENTS, bound, configure
 
 ROOT = Path(__file__).parents[2]
 METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
@@ -79,7 +79,7 @@ def test_json_lines(capsys: Output) -> None:
     configure("info", "json", room="api")
     log = structlog.get_logger()
     log.debug("request.served")
-    with structlog.contextvars.bound_contextvars(request_id="r1"):
+    with bound(request_id="r1"):
         log.info("request.served", status=200)
     line = json.loads(capsys.readouterr().out)
     assert list(line)[:3] == ["timestamp", "level", "event"]

@@ -63,7 +63,7 @@ class HttpBackend:
                     url, params=query, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 ) as answer,
             ):
-                log.info("upstream.called", model=call.request.model, status=answer.status)
+                log.debug("upstream.called", model=call.request.model, status=answer.status)
                 if answer.status != 200:
                     timer.reschedule(_in(row.idle_timeout_s))
                     text = await _read(answer.content, MAX_ERROR_BYTES)
