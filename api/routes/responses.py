@@ -4,6 +4,7 @@ import contextlib
 import re
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from api.bodies import read_body
