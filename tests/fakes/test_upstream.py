@@ -1,7 +1,9 @@
 """The scriptable upstream: its steps, its record of requests, its hang-up detection, and its form as a program."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -216,3 +218,15 @@ async def test_it_runs_as_a_program() -> None:
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_who_came_before_it_was_there_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        async with FakeUpstream(sock=listening.dup()) as upstream:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            assert upstream.calls == []
+        writer.close()

@@ -298,6 +298,7 @@ class FakeUpstream:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         if self._sock is not None:
+            _refuse_waiting(self._sock)
             await web.SockSite(self._runner, self._sock).start()
         else:
             await web.TCPSite(self._runner, *self._address).start()
@@ -367,6 +368,14 @@ class FakeUpstream:
         finally:
             call.over.set()
         return answer
+
+
+def _refuse_waiting(sock: socket.socket) -> None:
+    """Close what has connected while nobody was there: calls of earlier tests must not be answered by this one."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.accept()[0].close()
 
 
 async def _perform(request: web.Request, call: Call, script: Script) -> web.StreamResponse:

@@ -1,5 +1,6 @@
 """The catalogue of errors: each with its status, type, code, parameter and words, as clients see it."""
 
+import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -124,11 +125,15 @@ async def made(raw: RawClient, **more: Any) -> str:
     return str(answer.json()["id"])
 
 
-async def running(raw: RawClient, upstream: FakeUpstream, **more: Any) -> str:
+@contextlib.asynccontextmanager
+async def running(raw: RawClient, upstream: FakeUpstream, **more: Any) -> AsyncIterator[str]:
+    """A background response that is in mid-answer; cancelled at the end."""
     upstream.queue(send(chunk("Hel")), hang())
     response_id = await made(raw, model="tiny", background=True, **more)
     await upstream.called()
-    return response_id
+    yield response_id
+    assert (await raw.post(f"/v1/responses/{response_id}/cancel")).status == 200
+    await upstream.disconnected()
 
 
 async def child_of_deleted(raw: RawClient, _: FakeUpstream) -> Answer:
@@ -142,13 +147,14 @@ async def child_of_unstored(raw: RawClient, _: FakeUpstream) -> Answer:
 
 
 async def child_of_running(raw: RawClient, upstream: FakeUpstream) -> Answer:
-    return await raw.post("/v1/responses", json=hi(previous_response_id=await running(raw, upstream)))
+    async with running(raw, upstream) as parent:
+        return await raw.post("/v1/responses", json=hi(previous_response_id=parent))
 
 
 async def locked(raw: RawClient, upstream: FakeUpstream) -> Answer:
     conversation = (await raw.post("/v1/conversations")).json()["id"]
-    await running(raw, upstream, conversation=conversation)
-    return await raw.post("/v1/responses", json=hi(conversation=conversation))
+    async with running(raw, upstream, conversation=conversation):
+        return await raw.post("/v1/responses", json=hi(conversation=conversation))
 
 
 async def reference(raw: RawClient, _: FakeUpstream) -> Answer:
@@ -173,7 +179,8 @@ async def cancel_ended(raw: RawClient, upstream: FakeUpstream, wanted: str) -> A
 
 
 async def delete_running(raw: RawClient, upstream: FakeUpstream) -> Answer:
-    return await raw.delete(f"/v1/responses/{await running(raw, upstream)}")
+    async with running(raw, upstream) as response_id:
+        return await raw.delete(f"/v1/responses/{response_id}")
 
 
 async def delete_twice(raw: RawClient, _: FakeUpstream) -> Answer:
