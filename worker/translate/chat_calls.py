@@ -1,7 +1,7 @@
 """Which call a tool delta belongs to, and when a call is opened.
 
 index known          that call; but another id with a name, or with the call closed, begins a new one
-no index             a name, or several entries in one delta, begin a new call each; else the last one
+no index             a name, or several entries in one delta, begin a new call each; else that of the id, else the last
 id missing, empty    whatever the entry's index says; the emitter makes an id
 """
 
@@ -100,14 +100,18 @@ class Calls:
             raise UpstreamError("The model backend sent a function call without a name.")
 
     def _find(self, index: Any, name: str, call_id: str, *, several: bool) -> _Call:
-        index = int(index) if isinstance(index, str) and index.isdecimal() and len(index) < 10 else index
+        if (isinstance(index, str) and index.isdecimal() and len(index) < 10) or isinstance(index, float):
+            index = int(index) if float(index).is_integer() else None
         if isinstance(index, int):
             call = self._by_index.get(index)
             other = call is not None and call.call_id and call_id and call.call_id != call_id
             if call is None or (other and (name or not self._is_open(call))):
                 call = self._by_index[index] = self._new()
             return call
-        return self._new() if name or several or not self._calls else self._calls[-1]
+        if name or several or not self._calls:
+            return self._new()
+        named = [call for call in self._calls if call_id and call.call_id == call_id]
+        return named[-1] if named else self._calls[-1]
 
     def _new(self) -> _Call:
         if len(self._calls) >= MAX_CALLS:

@@ -58,6 +58,8 @@ class Chunk(msgspec.Struct, gc=False):
     choices: list[Choice | None] | None = None
     usage: Any = None
     x_groq: Any = None
+    citations: Any = None
+    search_results: Any = None
     error: Any = None
     object: Any = None
     type: Any = None
@@ -118,7 +120,7 @@ def read_usage(value: Any) -> Usage | None:
     """Our usage from theirs; ``None`` when it names no tokens at all."""
     if not isinstance(value, dict):
         return None
-    asked, made, both = (_count(value.get(key)) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    asked, made, both = (count(value.get(key)) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
     if asked is None and made is None and both is None:
         return None
     into, out = _object(value.get("prompt_tokens_details")), _object(value.get("completion_tokens_details"))
@@ -141,21 +143,6 @@ def read_logprobs(value: Any) -> list[Logprob]:
         for entry in _dicts(entries)
         for one in [_logprob(entry)]
     ]
-
-
-def read_annotation(value: Any) -> msgspec.Raw | None:
-    """A citation; theirs is nested under its type, ours is flat."""
-    if not isinstance(value, dict) or value.get("type") != "url_citation":
-        return None
-    inner = _object(value.get("url_citation")) or value
-    flat = {
-        "type": "url_citation",
-        "url": whole_text(str(inner.get("url") or "")),
-        "title": whole_text(str(inner.get("title") or "")),
-        "start_index": _count(inner.get("start_index")) or 0,
-        "end_index": _count(inner.get("end_index")) or 0,
-    }
-    return msgspec.Raw(msgspec.json.encode(flat))
 
 
 def whole_text(text: str) -> str:
@@ -181,7 +168,7 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _count(value: Any) -> int | None:
+def count(value: Any) -> int | None:
     """A number of tokens, also as 9.0 or "9"; ``None`` for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         return int(value)
@@ -191,5 +178,5 @@ def _count(value: Any) -> int | None:
 
 
 def _first(values: tuple[Any, ...]) -> int:
-    counts = (_count(value) for value in values)
+    counts = (count(value) for value in values)
     return next((count for count in counts if count is not None), 0)

@@ -5,6 +5,7 @@
 Whatever comes next closes what was open. A stream that never said why it stopped is broken, not completed.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,12 +23,12 @@ from worker.translate.chat_chunk import (
     ToolDelta,
     decode_chunk,
     join_texts,
-    read_annotation,
     read_logprobs,
     read_usage,
     split_content,
 )
 from worker.translate.chat_state import Thoughts
+from worker.translate.citations import Citations
 from worker.translate.errors import garbage_error, stream_error
 from worker.translate.think import ThinkSplitter
 
@@ -38,7 +39,10 @@ FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter
     ),
     **dict.fromkeys(("length", "max_tokens", "model_length"), "max_output_tokens"),
     **dict.fromkeys(
-        ("content_filter", "content_filtered", "sensitive", "safety", "recitation", "guardrail_intervened", "refusal"),
+        (
+            *("content_filter", "content_filtered", "sensitive", "safety", "recitation", "guardrail_intervened"),
+            *("refusal", "prohibited_content", "blocklist", "spii"),
+        ),
         "content_filter",
     ),
     **dict.fromkeys(
@@ -59,6 +63,7 @@ class ChatStream:
         self._profile = profile
         self._thoughts = thoughts
         self._calls = Calls(emit, interleaved=profile.interleaved_calls, offered=offered, thoughts=thoughts)
+        self._citations = Citations(emit)
         self._think: ThinkSplitter | None = None
         if profile.think_tags is not None:
             self._think = ThinkSplitter(*profile.think_tags, starts_inside=profile.starts_in_think)
@@ -119,6 +124,7 @@ class ChatStream:
         fault: str | None = None
         for kind, text in self._think.finish() if self._think else []:
             self._add(kind, text)
+        self._citations.finish()
         try:
             self._calls.finish()
         except UpstreamError as error:
@@ -128,6 +134,8 @@ class ChatStream:
             fault = "The model backend's stream ended without saying why."
         elif way == "failed":
             fault = f"The model backend gave up ({self._finish})."
+        if fault is not None and not self._last:  # nothing came: another try may help
+            raise UpstreamError(fault, retryable=True, max_tries=2)
         if fault is not None:
             return Ending("failed", self._usage, error=ResponseError("server_error", fault))
         if self._thoughts is not None:
@@ -141,8 +149,12 @@ class ChatStream:
             if choice is not None and choice.index in (None, 0):  # we never ask for more than one
                 self._read_choice(choice)
         if chunk.usage or chunk.x_groq:
-            groq = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
-            self._usage = read_usage(chunk.usage) or read_usage(groq) or self._usage
+            groq = chunk.x_groq if isinstance(chunk.x_groq, dict) else {}
+            self._usage = read_usage(chunk.usage) or read_usage(groq.get("usage")) or self._usage
+            if groq.get("error"):
+                raise stream_error(json.dumps({"error": groq["error"]}).encode())
+        if chunk.citations or chunk.search_results:
+            self._citations.note(chunk.citations, chunk.search_results)
 
     def _read_choice(self, choice: Choice) -> None:
         delta = choice.delta or choice.message
@@ -174,10 +186,8 @@ class ChatStream:
             self._add("refusal", join_texts(delta.refusal))
         if tools:
             self._read_tools(tools)
-        if isinstance(delta.annotations, list):
-            for raw in map(read_annotation, delta.annotations):
-                if raw is not None:
-                    self._emit.annotation(raw)
+        if delta.annotations:
+            self._citations.add(delta.annotations, has_text=self._last == "text")
 
     def _read_state(self, thoughts: Thoughts, delta: Delta) -> None:
         if delta.reasoning_details:
@@ -249,6 +259,7 @@ class ChatStream:
         self._emit.text(text, self._logprobs)
         if self._logprobs:
             self._logprobs = []
+        self._citations.release()
 
     def _begin_text(self) -> None:
         if self._last != "text" and self._thoughts is not None:

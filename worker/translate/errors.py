@@ -28,7 +28,8 @@ _RATE = frozenset(
 )
 _OVERFLOW = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _INVALID = frozenset(
-    {"invalid_request_error", "invalid_prompt", "bad_request", "badrequesterror", "content_filter"} | _OVERFLOW
+    {"invalid_request_error", "invalid_prompt", "bad_request", "badrequesterror", "content_filter", "validation"}
+    | _OVERFLOW
 )
 _OPERATOR = frozenset({"authentication_error", "invalid_api_key", "permission_error", "not_found_error"})
 _INVALID_TEXT = re.compile(
@@ -131,15 +132,25 @@ def _read_fault(value: Any) -> _Fault:
     inner = value.get("error") or value
     if not isinstance(inner, dict):
         inner = {**value, "message": inner}
-    fault = _Fault(_message(inner) or _message(value))
+    fault = _Fault(_filtered(inner) or _message(inner) or _message(value))
     for source in (inner, value):
-        for key in ("code", "status", "type", "status_code"):
+        for key in ("code", "status", "type", "status_code", "error_type"):
             word = source.get(key)
             if isinstance(word, str):
                 fault.words.add(word.lower())
             if isinstance(word, int | str) and fault.status is None and re.fullmatch(r"[45]\d\d", str(word)):
                 fault.status = int(word)
     return fault
+
+
+def _filtered(value: dict[str, Any]) -> str:
+    """What Azure's filter found in a prompt: its own message does not tell."""
+    inner = value.get("innererror")
+    result = inner.get("content_filter_result") if isinstance(inner, dict) else None
+    if not isinstance(result, dict):
+        return ""
+    found = [name for name, verdict in result.items() if isinstance(verdict, dict) and verdict.get("filtered") is True]
+    return f"The prompt was filtered ({', '.join(found[:16])})." if found else ""
 
 
 def _message(value: dict[str, Any], depth: int = 4) -> str:

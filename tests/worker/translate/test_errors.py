@@ -190,3 +190,27 @@ def test_errors_in_a_stream(payload: Any, code: str, retryable: bool) -> None:
 )
 def test_retry_after(text: str | None, seconds: float | None) -> None:
     assert parse_retry_after(text, NOW) == seconds
+
+
+def test_a_prompt_that_azure_has_filtered() -> None:
+    result = {"hate": {"filtered": True, "severity": "high"}, "jailbreak": {"filtered": False, "detected": False}}
+    inner = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": result}
+    for message in ("The response was filtered due to the prompt triggering our policy.", "", None):
+        fault = {"message": message, "type": None, "param": "prompt", "code": "content_filter", "status": 400}
+        error = answer(400, {"error": {**fault, "innererror": inner}})
+        assert (error.code, error.retryable) == ("invalid_prompt", False)
+        assert "filtered" in error.message
+        assert "hate" in error.message
+        assert "jailbreak" not in error.message
+
+
+@pytest.mark.parametrize("inner", [3, {}, {"content_filter_result": 3}, {"content_filter_result": {"x": 3}}])
+def test_odd_results_of_a_filter_harm_nothing(inner: Any) -> None:
+    assert answer(400, {"error": {"message": "why", "innererror": inner}}).message.endswith(": why")
+
+
+def test_the_error_type_of_tgi() -> None:
+    error = stream_error(b'{"error":"Model is overloaded","error_type":"overloaded"}')
+    assert (error.code, error.retryable) == ("server_error", True)
+    error = stream_error(b'{"error":"Input validation error","error_type":"validation"}')
+    assert (error.code, error.retryable) == ("invalid_prompt", False)
