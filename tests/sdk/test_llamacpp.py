@@ -26,7 +26,11 @@ TOOLS: Any = [{"type": "function", "name": name, "parameters": CITY} for name in
 @pytest.fixture(scope="module")
 def real(llamacpp: LlamaCpp) -> Iterator[ClusterThread]:
     """A front end and a worker before llama.cpp."""
-    config, env = chat_model(llamacpp.base_url, "tiny", profile="llamacpp"), {"LOG_LEVEL": "debug"}
+    cold = f'[models.cold]\ndialect = "chat"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\nmodel = "tiny"\n'
+    config = f"{cold}profile_overrides = {{extra_body = {{temperature = 0}}}}\n" + chat_model(
+        llamacpp.base_url, "tiny", profile="llamacpp"
+    )
+    env = {"LOG_LEVEL": "debug", "RESPOOL_SEAL_KEY": "s" * 32}
     with ClusterThread(config=config, env=env) as cluster:
         yield cluster
 
@@ -164,3 +168,17 @@ async def test_the_essay_is_long_when_nobody_stops_it(client: openai.AsyncOpenAI
     response = await client.responses.create(model="tiny", input=ESSAY, temperature=0, max_output_tokens=ESSAY_TOKENS)
     assert response.status == "incomplete"
     assert await asyncio.to_thread(llamacpp.wait_idle) - before == ESSAY_TOKENS
+
+
+async def test_a_context_is_compacted_and_gone_on_from(client: openai.AsyncOpenAI) -> None:
+    told = await client.responses.create(model="tiny", input="tell me a story", temperature=0)
+    compacted = await client.responses.compact(model="cold", previous_response_id=told.id)
+    assert [item.type for item in compacted.output] == ["message", "compaction"]
+    assert compacted.usage.input_tokens > 100
+    items: Any = [item.to_dict(warnings=False) for item in compacted.output]  # the client takes it for the assistant's
+    again: Any = [*items, {"role": "user", "content": "tell me a story"}]
+    response = await client.responses.create(model="tiny", input=again, temperature=0, max_output_tokens=16)
+    assert response.output_text
+    assert response.usage is not None
+    alone = await client.responses.input_tokens.count(model="tiny", input="tell me a story")
+    assert response.usage.input_tokens > alone.input_tokens + 20
