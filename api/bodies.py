@@ -7,7 +7,7 @@ import zlib
 from aiohttp import web
 
 from api.resources import SETTINGS
-from shared.errors import TooLarge, UnsupportedMedia
+from shared.errors import TooLarge, TooSlow, UnsupportedMedia
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,8 +26,15 @@ class Garbled(Exception):
 
 
 async def read_body(request: web.Request) -> bytes:
-    """At most ``max_body_bytes``, before and after decompression. Raises ``ApiError``, or what aiohttp raises."""
-    body = await request.read()
+    """At most ``max_body_bytes``, before and after decompression, within ``body_timeout_s``.
+
+    Raises ``ApiError``, or what aiohttp raises."""
+    timeout_s = request.app[SETTINGS].body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await request.read()
+    except TimeoutError:
+        raise TooSlow(f"The request body did not arrive within {timeout_s:g} s.") from None
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding in ("", "identity"):
         return body

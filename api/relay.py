@@ -100,7 +100,10 @@ class Follower:
         deadline = time.monotonic() + STORE_AWAY_S
         while True:
             try:
-                page = await self._responses.watch(self._response_id, self._tenant, self._hub.process, self._next - 1)
+                async with self._hub.looks:
+                    page = await self._responses.watch(
+                        self._response_id, self._tenant, self._hub.process, self._next - 1
+                    )
             except StoreUnavailable:
                 if time.monotonic() > deadline:
                     raise

@@ -5,6 +5,7 @@ RespoolError
 │   ├── InvalidRequest       400  invalid_request_error
 │   ├── Unauthorized         401  invalid_request_error / invalid_api_key
 │   ├── NotFound             404  invalid_request_error
+│   ├── TooSlow              408  invalid_request_error
 │   ├── TooLarge             413  invalid_request_error
 │   ├── UnsupportedMedia     415  invalid_request_error
 │   ├── IdempotencyReused    422  invalid_request_error / idempotency_key_reused
@@ -58,6 +59,11 @@ class Unauthorized(ApiError):
 
 class NotFound(ApiError):
     status = 404
+    type = "invalid_request_error"
+
+
+class TooSlow(ApiError):
+    status = 408
     type = "invalid_request_error"
 
 

@@ -27,6 +27,7 @@ READER_BYTES = 4 << 20
 SILENCE_S = 5.0
 ANSWER_S = 2.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
+MAX_LOOKS = 8
 
 log = structlog.get_logger()
 OnCancel = Callable[[str, int], None]
@@ -121,6 +122,8 @@ class Hub:
     def __init__(self, url: str, process: str, on_cancel: OnCancel | None = None) -> None:
         self.process = process
         self.connected = asyncio.Event()
+        self.looks = asyncio.Semaphore(MAX_LOOKS)
+        """For reading pages of logs: whatever sends all readers there at once, Redis is asked for a few at a time."""
         self._url = url
         self._on_cancel = on_cancel
         self._readers: dict[bytes, set[Reader]] = {}

@@ -23,6 +23,7 @@ from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
 from shared.store.responses import Claimed, Responses
 from shared.store.takeover import settle_from_log
+from shared.wire.events import Event
 from shared.wire.items import StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
@@ -38,6 +39,8 @@ KEEP_SLOT_S = 5.0
 """A longer wait gives the slot back."""
 MAX_RELEASES = 3
 STORE_RETRY_S = 0.5
+LARGE_BYTES = 256 << 10
+"""Of output."""
 FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
 
 log = structlog.get_logger()
@@ -240,15 +243,24 @@ class Run:
         if self._tools.settings.legacy_usage and ending.usage is not None:
             ending = replace(ending, usage=ending.usage.with_legacy())
         response = self._emitter.end(ending, at=_now())
-        events = self._emitter.take()
+        last = self._say_large(self._emitter.take())
         word = await self._line.settle(
-            response.status, render_all(events), len(events), body=_encode(response), output=_encode(response.output)
+            response.status, render_all(last), len(last), body=_encode(response), output=_encode(response.output)
         )
         if word == "ok":
             return response.status
         if word == "lost":
             return "lost"
         return await self._settle_cancelled(response)
+
+    def _say_large(self, events: Sequence[Event]) -> Sequence[Event]:
+        """The last events repeat the whole output: where it is large each goes alone, so that a reader of the log never
+        has to take them all at once. Returns those that are left to be logged with the status."""
+        if self._emitter.size_bytes <= LARGE_BYTES:
+            return events
+        for event in events[:-1]:
+            self._line.append(render_all([event]), 1)
+        return events[-1:]
 
     async def _settle_cancelled(self, response: Response) -> str:
         """The end came too late: a cancel had been noted. What was logged is kept; without a log, what there is."""

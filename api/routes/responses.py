@@ -147,11 +147,11 @@ async def _relay(
             spawn(request.app, follower.leave())
 
 
-async def _find(request: web.Request) -> tuple[str, Snapshot]:
-    """The response that the path names, as far as this tenant can know of it."""
+async def _find(request: web.Request, *, whole: bool = True) -> tuple[str, Snapshot]:
+    """The response that the path names, as far as this tenant can know of it; its object only with *whole*."""
     response_id = request.match_info["response_id"]
     if is_response_id(response_id):
-        snapshot = await request.app[RESPONSES].read(response_id, request[TENANT])
+        snapshot = await request.app[RESPONSES].read(response_id, request[TENANT], whole=whole)
         if snapshot is not None and snapshot.visible:
             return response_id, snapshot
     raise not_found(response_id)
@@ -168,7 +168,7 @@ def _shown(snapshot: Snapshot) -> bytes:
 async def read(request: web.Request) -> web.StreamResponse:
     streaming, after, wait_s = streams(request), starting_after_of(request), wait_of(request)
     include_of(request)
-    response_id, snapshot = await _find(request)
+    response_id, snapshot = await _find(request, whole=not streaming)
     if not streaming:
         if wait_s and snapshot.status not in TERMINAL:
             now = await poll(request.app, response_id, request[TENANT], wait_s, since=snapshot.status)
@@ -215,7 +215,7 @@ def _cancelled(snapshot: Snapshot) -> web.Response:
 
 @routes.delete("/v1/responses/{response_id}")
 async def delete(request: web.Request) -> web.StreamResponse:
-    response_id, _ = await _find(request)
+    response_id, _ = await _find(request, whole=False)
     word = await request.app[RESPONSES].delete(response_id, request[TENANT])
     if word == "gone":
         raise not_found(response_id)

@@ -151,8 +151,9 @@ class Responses:
         )  # fmt: skip
         return cast(Submitted, answer[0].decode())
 
-    async def read(self, response_id: str, tenant: str) -> Snapshot | None:
-        row = await self._store.call("read", partition_of(response_id), response_id, tenant)
+    async def read(self, response_id: str, tenant: str, *, whole: bool = True) -> Snapshot | None:
+        """With *whole* false its ``object`` is not read, and empty."""
+        row = await self._store.call("read", partition_of(response_id), response_id, tenant, int(whole))
         if not row:
             return None
         status, seq, stream, background, store, shown, attempt, body, place = row

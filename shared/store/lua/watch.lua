@@ -13,15 +13,20 @@ if redis.call('TYPE', e).ok == 'string' then
   for _, part in ipairs({'0', '-1', redis.call('GET', e)}) do table.insert(answer, part) end
   return answer
 end
+-- No more is read than a page takes: an entry may be as large as one, and 64 of them at once would hold up everybody.
+local limit, count = tonumber(ARGV[5]), 1
 repeat
-  local entries = redis.call('XRANGE', e, from, '+', 'COUNT', 64)
+  local entries = redis.call('XRANGE', e, from, '+', 'COUNT', count)
   for _, entry in ipairs(entries) do
     local fields = entry[2]
-    if size > 0 and size + #fields[6] > tonumber(ARGV[5]) then return answer end
+    if size > 0 and size + #fields[6] > limit then return answer end
     table.insert(answer, fields[2])
     table.insert(answer, fields[4])
     table.insert(answer, fields[6])
     size, from = size + #fields[6], '(' .. entry[1]
   end
-until #entries < 64
+  local more = #entries == count
+  local mean = size / ((#answer - 5) / 3)
+  count = math.max(1, math.min(64, math.floor((limit - size) / mean)))
+until not more
 return answer
