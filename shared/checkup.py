@@ -1,6 +1,7 @@
 """What `respool check` looks at: the configuration, Redis, and every backend, each within its own time limit."""
 
 import asyncio
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -13,6 +14,7 @@ from shared.config import (
     ModelRow,
     Settings,
     check_exposure,
+    find_model,
     load_settings,
     needs_stored_keys,
     read_config,
@@ -24,6 +26,7 @@ from shared.store.checks import inspect
 from shared.supervisor import valkey_binary
 
 LIMIT_S = 10.0  # per backend, and for Redis
+PROBE_LIMIT_S = 400.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
 
 
@@ -49,8 +52,8 @@ def exit_code(rows: Iterable[Row]) -> int:
     return 69 if any(row.state == "unreachable" for row in bad) else min(len(bad), 1)
 
 
-async def examine(environ: Mapping[str, str]) -> list[Row]:
-    """All rows. Changes nothing, starts nothing."""
+async def examine(environ: Mapping[str, str], model: str | None = None) -> list[Row]:
+    """All rows. Changes nothing, starts nothing. With *model* that one's backend alone, which gets a few tiny calls."""
     try:
         settings = load_settings(environ, read_config(environ))
         if needs_stored_keys(settings):
@@ -60,9 +63,32 @@ async def examine(environ: Mapping[str, str]) -> list[Row]:
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
     rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys")]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
+        if model is not None:
+            row = settings.models.get(model) or find_model(settings.models, model)
+            if row is None:
+                return [Row("configuration", "error", f"models: there is no {model}")]
+            rows += await _backend(http, model, row)
+            return rows if any(one.state == "unreachable" for one in rows) else [*rows, *await _probe(environ, model)]
         probes = [_backend(http, name, row) for name, row in settings.models.items()]
         redis, *backends = await asyncio.gather(_redis(settings), *probes)
     return [*rows, *redis, *(row for part in backends for row in part)]
+
+
+async def _probe(environ: Mapping[str, str], model: str) -> list[Row]:
+    """What a few tiny calls show: made by a process of the worker's room, which knows the dialects."""
+    command = [sys.executable, "-m", "worker.probe", model]
+    child = await asyncio.create_subprocess_exec(*command, env=dict(environ), stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(PROBE_LIMIT_S):
+            output, _ = await child.communicate()
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+        return [Row("answer", "error", f"the calls took longer than {PROBE_LIMIT_S:g} s")]
+    try:
+        return msgspec.json.decode(output, type=list[Row])
+    except msgspec.MsgspecError:  # it has said on standard error why
+        return [Row("answer", "error", f"the calls could not be made (exit code {child.returncode})")]
 
 
 async def _stored_keys(settings: Settings) -> bool:

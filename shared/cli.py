@@ -108,14 +108,15 @@ def worker(**options: object) -> None:
 
 @cli.command()
 @_config
+@click.option("--model", metavar="NAME", help="Only this model: a few tiny calls show how its answers fit its profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(as_json: bool, **options: object) -> int:
+def check(as_json: bool, model: str | None, **options: object) -> int:
     """Check the configuration, Redis and every backend, without starting anything."""
     import msgspec
 
     from shared.checkup import examine, exit_code
 
-    rows = asyncio.run(examine(_environ(**options)))
+    rows = asyncio.run(examine(_environ(**options), model))
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(rows), indent=2))
     else:

@@ -6,6 +6,7 @@ no proxies from the environment; lines, error bodies and answers that are not a 
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Self
 
 import aiohttp
@@ -15,7 +16,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.errors import UpstreamError
 from worker.backends.base import DIALECTS, Call, Flush
-from worker.translate.dialect import Answer, Ask
+from worker.translate.dialect import Answer, Ask, Dialect
 from worker.translate.errors import upstream_error
 
 MAX_ERROR_BYTES = 64 << 10
@@ -27,7 +28,10 @@ log = structlog.get_logger()
 
 
 class HttpBackend:
-    """Speaks every dialect of ``DIALECTS``. ``async with`` opens and closes its connections."""
+    """Speaks every dialect it is given. ``async with`` opens and closes its connections."""
+
+    def __init__(self, dialects: Mapping[str, Dialect] = DIALECTS) -> None:
+        self._dialects = dialects
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
@@ -43,7 +47,7 @@ class HttpBackend:
 
     async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
         row, profile = call.row, call.row.quirks
-        dialect, model = DIALECTS[row.dialect], row.model or call.request.model
+        dialect, model = self._dialects[row.dialect], row.model or call.request.model
         ask = Ask(call.request, call.items, model, profile, call.state)
         body = dialect.encode(ask)
         headers = {

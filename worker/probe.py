@@ -1,0 +1,126 @@
+"""``python -m worker.probe MODEL``: a few tiny calls to a model's backend, and what they show, as JSON. For ``respool check``.
+
+At most three calls of ``MAX_TOKENS`` tokens, within ``LIMIT_S``; Redis is not needed and nothing is stored.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+import structlog
+
+from shared.config import ModelRow, Settings, find_model, load_settings, read_config
+from shared.core.emitter import Emitter, Ending
+from shared.core.responses import draft
+from shared.errors import ConfigError, UpstreamError
+from shared.ids import HOME_PARTITION, RANDOM_BYTES, response_id
+from shared.seal import Sealer
+from shared.wire.items import FunctionTool, Message
+from shared.wire.requests import Request
+from shared.wire.responses import ResponseError
+from worker.backends.base import DIALECTS, STATE_KIND, Call
+from worker.backends.http import HttpBackend
+from worker.translate.dialect import Answer, Ask, Dialect
+from worker.translate.findings import (
+    Finding,
+    Seen,
+    describe_profile,
+    judge_call,
+    judge_logprobs,
+    judge_state,
+    judge_text,
+    look,
+)
+
+MAX_TOKENS = 256
+LIMIT_S = 120.0
+QUESTION = "Reply with the word ok and nothing else."
+TOOL = FunctionTool("ping", "Answers pong.", {"type": "object", "properties": {}})
+
+
+class Tap:
+    """A dialect, or one of its answers, that remembers what it was fed with."""
+
+    def __init__(self, tapped: Any, heard: list[bytes]) -> None:
+        self._tapped = tapped
+        self._heard = heard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tapped, name)
+
+    def answer(self, ask: Ask, emit: Emitter) -> Answer:
+        return cast(Answer, Tap(self._tapped.answer(ask, emit), self._heard))
+
+    def feed(self, data: bytes, event: str = "") -> None:
+        self._heard.append(data)
+        self._tapped.feed(data, event)
+
+    def feed_whole(self, body: bytes) -> None:
+        self._heard.append(body)
+        self._tapped.feed_whole(body)
+
+
+async def examine(name: str, row: ModelRow, settings: Settings) -> list[Finding]:
+    """What the profile says, and what the calls showed. The first failure ends it."""
+    profile = row.quirks
+    findings = [Finding("profile", "ok", describe_profile(row.profile, profile))]
+    if row.dialect == "echo":
+        return findings
+    sealer = Sealer([key.reveal() for key in settings.seal_keys])
+    seen = [await ask(name, row, sealer)]
+    findings += judge_text(seen[0], profile)
+    if seen[0].response.error is None:
+        seen.append(await ask(name, row, sealer, "Call the tool ping.", tools=[TOOL], tool_choice="required"))
+        findings += judge_call(seen[1], profile)
+        if profile.logprobs and row.dialect == "chat":
+            seen.append(await ask(name, row, sealer, top_logprobs=1))
+            findings += judge_logprobs(seen[2])
+    findings += judge_state(seen, profile, sealed=bool(sealer))
+    return findings
+
+
+async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION, **fields: Any) -> Seen:
+    """One tiny call."""
+    request = Request(id=response_id(HOME_PARTITION, bytes(RANDOM_BYTES)), created_at=0, model=name, store=False,
+                      max_output_tokens=MAX_TOKENS, **fields)  # fmt: skip
+    emit, heard = Emitter(draft(request), streaming=False), list[bytes]()
+    call = Call(request, [Message("user", question)], row, "check", sealer.bind("check", STATE_KIND))
+    dialects = {dialect: cast(Dialect, Tap(tapped, heard)) for dialect, tapped in DIALECTS.items()}
+    try:
+        async with asyncio.timeout(LIMIT_S), HttpBackend(dialects) as backend:
+            ending = await backend.run(call, emit, _nothing)
+    except UpstreamError as error:
+        ending = Ending("failed", error=ResponseError(error.code, error.message))
+    except TimeoutError:
+        ending = Ending("failed", error=ResponseError("server_error", f"No answer within {LIMIT_S:g} s."))
+    return look(emit.end(ending, at=0), heard)
+
+
+async def _nothing() -> None:
+    """Nobody waits for events."""
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print the findings about the model that is named in *arguments*."""
+    # Standard output belongs to the findings.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    (name,) = arguments
+    try:
+        settings = load_settings(environ, read_config(environ))
+        row = settings.models.get(name) or find_model(settings.models, name)
+        if row is None:
+            raise ConfigError([f"models: there is no {name}"])
+    except ConfigError as error:
+        findings: Iterable[Finding] = [Finding("configuration", "error", problem) for problem in error.problems]
+    else:
+        findings = asyncio.run(examine(name, row, settings))
+    sys.stdout.buffer.write(msgspec.json.encode(findings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
