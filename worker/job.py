@@ -21,7 +21,7 @@ from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
-from shared.store.responses import Claimed, Responses
+from shared.store.responses import Claimed, Responses, encode_ended
 from shared.store.takeover import settle_from_log
 from shared.wire.events import Event
 from shared.wire.items import StoredItem
@@ -46,7 +46,6 @@ FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with backgr
 log = structlog.get_logger()
 _decode_request = msgspec.json.Decoder(Request).decode
 _decode_items = msgspec.json.Decoder(list[StoredItem]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +243,9 @@ class Run:
             ending = replace(ending, usage=ending.usage.with_legacy())
         response = self._emitter.end(ending, at=_now())
         last = self._say_large(self._emitter.take())
+        body, output_bytes = encode_ended(response)
         word = await self._line.settle(
-            response.status, render_all(last), len(last), body=_encode(response), output=_encode(response.output)
+            response.status, render_all(last), len(last), body=body, output_bytes=output_bytes
         )
         if word == "ok":
             return response.status
@@ -271,8 +271,8 @@ class Run:
         response = msgspec.structs.replace(
             response, status="cancelled", completed_at=None, error=None, incomplete_details=None
         )
-        body, output = _encode(response), _encode(response.output)
-        await self._line.settle("cancelled", b"", 0, body=body, output=output)
+        body, output_bytes = encode_ended(response)
+        await self._line.settle("cancelled", b"", 0, body=body, output_bytes=output_bytes)
         return "cancelled"
 
 

@@ -9,7 +9,7 @@ import structlog
 
 from shared.config import Settings
 from shared.core.emitter import Ending
-from shared.core.packing import pack
+from shared.core.packing import pack_ended, pack_output
 from shared.errors import StoreUnavailable
 from shared.store.responses import Reaped, Responses
 from shared.store.takeover import read_log, settle_from_log
@@ -124,16 +124,26 @@ class Leases:
             self._taken.pop(reaped.id, None)
 
     async def pack(self) -> None:
-        """Make the logs of ended responses small, one after the other, for ever."""
+        """Make ended responses small, one after the other, for ever."""
         while True:
             response_id = await self._to_pack.get()
             try:
-                frames = await read_log(self._responses, response_id)
-                if frames:
-                    packed = await asyncio.to_thread(pack, frames)
-                    await self._responses.pack(response_id, packed)
-                    log.debug("log.packed", response_id=response_id, before_bytes=len(frames), after_bytes=len(packed))
+                await self._pack(response_id)
             except StoreUnavailable:
                 continue
             except Exception:  # one log that cannot be packed stays as it is; the others are packed
                 log.exception("reaper.failed", response_id=response_id)
+
+    async def _pack(self, response_id: str) -> None:
+        ended = await self._responses.read(response_id, "")
+        if ended is None:
+            return
+        frames = await read_log(self._responses, response_id) if ended.stream else b""
+        if frames:
+            packed, makes_object = await asyncio.to_thread(pack_ended, frames, ended.object)
+            await self._responses.pack(response_id, log=packed, makes_object=makes_object)
+        else:
+            packed = await asyncio.to_thread(pack_output, ended.object)
+            await self._responses.pack(response_id, output=packed)
+        before_bytes = len(frames) + len(ended.object)
+        log.debug("response.packed", response_id=response_id, before_bytes=before_bytes, after_bytes=len(packed))

@@ -52,7 +52,7 @@ class Final:
     count: int
     frames: bytes
     body: bytes
-    output: bytes
+    output_bytes: int
     done: "asyncio.Future[Literal['ok', 'cancelled', 'lost']]"
 
 
@@ -86,11 +86,11 @@ class Line:
             await self._outbox.flushed()
 
     async def settle(
-        self, status: Status, frames: bytes, count: int, *, body: bytes, output: bytes
+        self, status: Status, frames: bytes, count: int, *, body: bytes, output_bytes: int
     ) -> Literal["ok", "cancelled", "lost"]:
         """Log what is left together with the status. ``cancelled``: only that status is taken now; ``lost``: another
         worker owns the response, or it is gone. Waits for as long as Redis is away."""
-        self.final = Final(status, count, frames, body, output, asyncio.get_running_loop().create_future())
+        self.final = Final(status, count, frames, body, output_bytes, asyncio.get_running_loop().create_future())
         self._outbox.push(self)
         return await self.final.done
 
@@ -124,7 +124,7 @@ class Line:
         first, count, frames = (part.first, part.count, part.frames) if part else (self._next, 0, b"")
         header, blob = settle_part(
             self.response_id, self.attempt, first, count + final.count, final.status,
-            frames=frames + final.frames, body=final.body, output=final.output,
+            frames=frames + final.frames, body=final.body, output_bytes=final.output_bytes,
         )  # fmt: skip
         return header, blob, part
 

@@ -1,11 +1,13 @@
-"""An ended log, small: only what cannot be made again is kept, compressed, and the frames are rendered when it is read.
+"""An ended response, small: only what cannot be made again is kept, compressed, and the rest is made when it is read.
 
-What the emitter was told (deltas, calls, the end) is enough to make every event again, byte for byte. `pack` checks that
-this holds for the log at hand, and keeps the compressed frames where it does not.
-A packed log is one byte (``E`` told, ``F`` frames), then zlib; inside ``E``: JSON of `_Told`.
+What the emitter was told (deltas, calls, the end) is enough to make every event again, byte for byte, and the Response.
+`pack` checks that this holds for the log at hand, and keeps the compressed frames where it does not.
+A packed log is one byte (``E`` told, ``F`` frames), then zlib; inside ``E``: JSON of `_Told`. An output without a log is
+``Z``, then zlib; what begins otherwise is not packed.
 """
 
 import zlib
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -34,12 +36,15 @@ from shared.wire.events import (
 from shared.wire.items import CustomToolCall, FunctionCall, Logprob, Reasoning
 from shared.wire.responses import Response
 
-TOLD, FRAMES = b"E", b"F"
+TOLD, FRAMES, OUTPUT = b"E", b"F", b"Z"
 LEVEL = 6
 
 
 class _Told(msgspec.Struct, array_like=True):
-    """What an emitter was told: the first Response, the first item's number, then kinds with their arguments."""
+    """What an emitter was told: the first Response, the first item's number, then kinds with their arguments.
+
+    Deltas of one kind that follow each other are one text and their lengths: smaller, and a Response is made of it at once.
+    """
 
     response: Response
     first_item: int
@@ -47,6 +52,11 @@ class _Told(msgspec.Struct, array_like=True):
     obfuscate: bool = False
 
 
+class _Output(msgspec.Struct):
+    output: msgspec.Raw
+
+
+_decode_output = msgspec.json.Decoder(_Output).decode
 _encode = msgspec.json.Encoder().encode
 _decode_told = msgspec.json.Decoder(_Told).decode
 _DELTAS: dict[type[Event], str] = {
@@ -74,19 +84,54 @@ def unpack(packed: bytes) -> bytes:
     data = zlib.decompress(packed[1:])
     if packed[:1] == FRAMES:
         return data
-    told = _decode_told(data)
-    emitter = Emitter(told.response, next_item=told.first_item, obfuscate=told.obfuscate)
-    handle = -1
+    emitter, _ = _tell_again(_decode_told(data), streaming=True)
+    return render_all(emitter.take())
+
+
+def response_of(packed: bytes) -> bytes:
+    """The Response at the end of a packed log, JSON. Raises ``ValueError`` where only frames were kept."""
+    return _encode(_response_of(packed))
+
+
+def output_of(stored: bytes) -> bytes:
+    """The output items (a JSON array) in what a block keeps of them: as they are, packed, or in a packed log."""
+    if stored[:1] == TOLD:
+        return _encode(_response_of(stored).output)
+    return zlib.decompress(stored[1:]) if stored[:1] == OUTPUT else stored
+
+
+def pack_ended(frames: bytes, response: bytes) -> tuple[bytes, bool]:
+    """The packed log, and whether *response* (JSON, as it is stored) is exactly what `response_of` makes of it."""
+    packed = pack(frames)
+    return packed, packed[:1] == TOLD and response_of(packed) == response
+
+
+def pack_output(response: bytes) -> bytes:
+    """The output of a Response (JSON) without a log, small."""
+    return OUTPUT + zlib.compress(bytes(_decode_output(response).output), LEVEL)
+
+
+def _response_of(packed: bytes) -> Response:
+    if packed[:1] != TOLD:
+        raise ValueError("no packed log that a Response can be made of")
+    _, response = _tell_again(_decode_told(zlib.decompress(packed[1:])), streaming=False)
+    return response
+
+
+def _tell_again(told: _Told, *, streaming: bool) -> tuple[Emitter, Response]:
+    """The emitter that was told everything, and the Response. Without *streaming* a text is told in one piece."""
+    emitter = Emitter(told.response, next_item=told.first_item, streaming=streaming, obfuscate=told.obfuscate)
+    response, handle = told.response, -1
     for kind, arguments in told.steps:
         match kind:
             case "text":
-                for delta in arguments:
+                for delta in _deltas(arguments, streaming=streaming):
                     emitter.text(delta)
             case "logprobs":
                 emitter.text(arguments[0], msgspec.convert(arguments[1], list[Logprob]))
             case "refusal" | "reasoning" | "summary":
                 grow = getattr(emitter, kind)
-                for delta in arguments:
+                for delta in _deltas(arguments, streaming=streaming):
                     grow(delta)
             case "call":
                 handle = emitter.call(*arguments)
@@ -94,17 +139,25 @@ def unpack(packed: bytes) -> bytes:
                 handle = emitter.custom_call(*arguments)
             case "arguments" | "custom_input":
                 feed = getattr(emitter, kind)
-                for delta in arguments:
+                for delta in _deltas(arguments, streaming=streaming):
                     feed(handle, delta)
             case "annotation":
                 emitter.annotation(msgspec.Raw(arguments[0].encode()))
             case "state":
                 emitter.state(arguments[0])
             case "end":
-                emitter.end(msgspec.convert(arguments[0], Ending), at=arguments[1])
+                response = emitter.end(msgspec.convert(arguments[0], Ending), at=arguments[1])
             case _:
                 getattr(emitter, kind)()
-    return render_all(emitter.take())
+    return emitter, response
+
+
+def _deltas(arguments: list[Any], *, streaming: bool) -> list[str]:
+    text, lengths = arguments
+    if not streaming:
+        return [text]
+    ends = list(accumulate(lengths))
+    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def _told(events: list[Event]) -> _Told:
@@ -116,6 +169,9 @@ def _told(events: list[Event]) -> _Told:
     for event in events[1:]:
         _tell(told, event)
         told.obfuscate = told.obfuscate or isinstance(getattr(event, "obfuscation", None), str)
+    for number, (kind, arguments) in enumerate(told.steps):
+        if kind == "text" or kind in _DELTAS.values():
+            told.steps[number] = (kind, ["".join(arguments), [len(delta) for delta in arguments]])
     return told
 
 

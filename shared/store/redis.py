@@ -5,18 +5,20 @@ Keys (prefix ``rs:{pp}:``, so that all keys of a response are in one slot):
 =================  ======  ==========================================================  =====================
 r:<id>             hash    the record: status, attempt, owner, seq, shown, cancel ...   keep_s after the end
 q:<id>             string  the validated request, JSON                                  until the end
-o:<id>             string  the Response, JSON; the record's status overrules its own    keep_s after the end
-b:<id>             hash    parent, refs, deleted, input and output items (JSON arrays)  keep_s, or longer
-                           and what was read of a conversation: its id, two numbers
-e:<id>             stream  event batches, entry id <last number + 1>-0                  keep_s after the end
-                   string  the same, packed (``shared/core/packing.py``)                as before
+b:<id>             hash    the block, all that is large: parent, refs, deleted, input   keep_s, or longer
+                           and output items (JSON arrays), the Response without them
+                           (its status is overruled by the record's) and where they
+                           were cut out, what was read of a conversation (its id, two
+                           numbers); packed (``shared/core/packing.py``): the log,
+                           instead of output and Response, and the output's size
+e:<id>             stream  event batches, entry id <last number + 1>-0                  until it is packed
 c:<conversation>   hash    record: metadata, next item number, size, refs, lock ...    retention_s, not while
                                                                                        a response holds it
 ci:<conversation>  list    its items: batches (JSON arrays) in order, only ever added  as its record
 cd:<conversation>  zset    ids of deleted items -> order of deletion                   as its record
 cm:<call>          string  items were added by this call (it may be repeated)          10 s
 live               zset    unsettled responses -> Redis ms at which to look             -
-pack               zset    ended streams -> Redis ms at which to pack the log           -
+pack               zset    ended responses -> Redis ms at which to pack them            -
 tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
 bell               list    at most one wake token                                       -
 ratios             hash    model -> bytes and tokens of inputs, as backends counted     30 days

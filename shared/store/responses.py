@@ -1,24 +1,27 @@
 """A response's life in Redis, behind verbs. Each verb is one script, so one round trip and one atomic step."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
 from shared.core.frames import cut
 from shared.core.history import without
-from shared.core.packing import unpack
+from shared.core.packing import output_of, response_of, unpack
 from shared.ids import partition_of
 from shared.store.redis import HEARTBEAT_S, Store, within
-from shared.wire.responses import Status
+from shared.wire.responses import Response, Status
 
 Lane = Literal["foreground", "background"]
 PAGE_BYTES = 1 << 20
 BEAT_BUDGET_S = 1.0
 PACKED_ROW = 8
-INLINE_EVENTS = 1000
+INLINE_BYTES = 4096
+"""So much of what is packed is unpacked on the event loop (a millisecond); more in a thread."""
+Result = TypeVar("Result")
+_encode = msgspec.json.Encoder().encode
 _JOB = msgspec.msgpack.Encoder()
 
 
@@ -156,9 +159,10 @@ class Responses:
         row = await self._store.call("read", partition_of(response_id), response_id, tenant, int(whole))
         if not row:
             return None
-        status, seq, stream, background, store, shown, attempt, body, place = row
+        status, seq, stream, background, store, shown, attempt, place, *kept = row
         flags = stream == b"1", background == b"1", store == b"1", shown == b"1"
-        return Snapshot(_status(status), int(seq), *flags, int(attempt), body or b"", place)
+        body = await _object(*kept) if whole else b""
+        return Snapshot(_status(status), int(seq), *flags, int(attempt), body, place)
 
     async def attend(self, response_id: str, tenant: str, inbox: str) -> None:
         """*inbox* hears when the status changes. To be called before the status is read, so that nothing is missed."""
@@ -176,13 +180,18 @@ class Responses:
             return None
         status, seq, stream, background, store = row[:5]
         if len(row) == PACKED_ROW and row[6] == b"-1":
-            batches = [await _unpacked(row[7], int(seq), after)] if after + 1 < int(seq) else []
+            batches = [await _unpacked(row[7], after, int(seq))] if after + 1 < int(seq) else []
             return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
         batches = [Batch(int(row[i]), int(row[i + 1]), row[i + 2]) for i in range(5, len(row), 3)]
         return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
 
-    async def pack(self, response_id: str, packed: bytes) -> None:
-        await self._store.call("pack", partition_of(response_id), response_id, packed)
+    async def pack(
+        self, response_id: str, *, log: bytes = b"", output: bytes = b"", makes_object: bool = False
+    ) -> None:
+        """Replace what is stored of an ended response: its log, or its output, packed (else it stays as it is).
+        *makes_object*: the Response is what ``response_of`` makes of the log."""
+        args = response_id, log, output, int(makes_object)
+        await self._store.call("pack", partition_of(response_id), *args)
 
     async def leave(self, response_id: str, inbox: str) -> None:
         await self._store.call("leave", partition_of(response_id), response_id, inbox)
@@ -215,12 +224,13 @@ class Responses:
         if answer[0] != b"ok":
             return cast(Literal["gone", "long"], answer[0].decode())
         _, deleted, batches, *turns = answer
+        turns[1::2] = await _outputs(turns[1::2])
         return [*without(batches, [each.decode() for each in deleted]), *turns]
 
     async def items_of(self, response_id: str, tenant: str) -> list[bytes]:
         """Input and output of one stored response, JSON arrays; empty when this tenant has no such response."""
         answer: list[bytes] = await self._store.call("block", partition_of(response_id), response_id, tenant)
-        return answer
+        return [answer[0], *await _outputs(answer[1:])] if answer else []
 
     async def claim(
         self, partition: str, worker: str, call: int, *, slots: int, lease_s: float, lanes: Sequence[Lane]
@@ -274,9 +284,31 @@ class Responses:
         return sum([await self.client.zcard(lane) for lane in lanes])
 
 
-async def _unpacked(packed: bytes, seq: int, after: int) -> Batch:
-    """What of a packed log lies behind event *after*; a large one is unpacked off the event loop."""
-    frames = await asyncio.to_thread(unpack, packed) if seq > INLINE_EVENTS else unpack(packed)
+async def _object(body: bytes | None, at: bytes | None, output: bytes | None, log: bytes | None) -> bytes:
+    """The Response, JSON, from what ``read.lua`` found of it."""
+    if body is None:
+        return await _off_loop(lambda: response_of(log), len(log)) if log else b""
+    if at is None:
+        return body
+    (whole,) = await _outputs([output or b""])
+    return b"".join((body[: int(at)], whole, body[int(at) :]))
+
+
+async def _outputs(stored: list[bytes]) -> list[bytes]:
+    """JSON arrays, from what blocks keep."""
+    if all(each.startswith(b"[") for each in stored):
+        return stored
+    return await _off_loop(lambda: [output_of(each) for each in stored], sum(map(len, stored)))
+
+
+async def _off_loop(work: Callable[[], Result], packed_bytes: int) -> Result:
+    """Unpack: a lot of it off the event loop."""
+    return await asyncio.to_thread(work) if packed_bytes > INLINE_BYTES else work()
+
+
+async def _unpacked(packed: bytes, after: int, seq: int) -> Batch:
+    """What of a packed log lies behind event *after*."""
+    frames = await _off_loop(lambda: unpack(packed), len(packed))
     return Batch(after + 1, seq - after - 1, cut(frames, after + 1))
 
 
@@ -285,11 +317,26 @@ def append_header(response_id: str, attempt: int, first: int, count: int, *, sho
 
 
 def settle_part(
-    response_id: str, attempt: int, first: int, count: int, status: Status, *, frames: bytes, body: bytes, output: bytes
+    response_id: str,
+    attempt: int,
+    first: int,
+    count: int,
+    status: Status,
+    *,
+    frames: bytes,
+    body: bytes,
+    output_bytes: int,
 ) -> tuple[str, bytes]:
-    """Header and blob of a settle part. *output* is the JSON array of output items."""
-    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {len(body)}"
-    return header, b"".join((frames, body, output))
+    """Header and blob of a settle part. *output_bytes* is how much of *body* is its output: see ``encode_ended``."""
+    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {output_bytes}"
+    return header, frames + body
+
+
+def encode_ended(response: Response) -> tuple[bytes, int]:
+    """The Response as JSON, and how many bytes of that are the array of its output items."""
+    body = _encode(response)
+    rest = _encode(msgspec.structs.replace(response, output=[]))
+    return body, len(body) - len(rest) + len(b"[]")
 
 
 def _status(word: bytes) -> Status:

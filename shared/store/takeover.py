@@ -11,12 +11,11 @@ from shared.core.accumulate import Fold
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import decode, render_all
 from shared.ids import partition_of
-from shared.store.responses import Responses, settle_part
+from shared.store.responses import Responses, encode_ended, settle_part
 from shared.wire.responses import Response
 
 BUDGET_S = 3.0
 INLINE_BYTES = 1 << 20
-_encode = msgspec.json.Encoder().encode
 _decode_response = msgspec.json.Decoder(Response).decode
 
 
@@ -42,9 +41,10 @@ async def settle_from_log(
     first = emitter.number
     response = emitter.end(ending, at=at)
     events = emitter.take()
+    body, output_bytes = encode_ended(response)
     header, blob = settle_part(
         response_id, attempt, first, len(events), response.status,
-        frames=render_all(events), body=_encode(response), output=_encode(response.output),
+        frames=render_all(events), body=body, output_bytes=output_bytes,
     )  # fmt: skip
     return (await responses.flush(partition_of(response_id), [header, blob], budget_s=BUDGET_S))[0]
 

@@ -1,5 +1,6 @@
 """A log is packed after the end, and still answers with the same bytes."""
 
+import json
 from collections.abc import Callable
 
 from support.clients import RawClient
@@ -19,11 +20,12 @@ async def test_a_packed_log_replays_and_resumes(raw_client: Callable[[str], RawC
 
         assert await cluster.redis.zrange("rs:{00}:pack", 0, -1) == [response_id.encode()]
         await cluster.redis.zadd("rs:{00}:pack", {response_id: 0})
-        packed = await cluster.workers[0].logged("log.packed", response_id=response_id)
+        packed = await cluster.workers[0].logged("response.packed", response_id=response_id)
         assert packed["after_bytes"] * 20 < packed["before_bytes"]
-        assert await cluster.redis.type(f"rs:{{00}}:e:{response_id}") == b"string"
-        assert await cluster.redis.pttl(f"rs:{{00}}:e:{response_id}") > 0
-        assert not await cluster.redis.exists("rs:{00}:pack")
+        assert not await cluster.redis.exists(f"rs:{{00}}:e:{response_id}", "rs:{00}:pack")
+        assert not await cluster.redis.hexists(f"rs:{{00}}:b:{response_id}", "object")
+        frame = live.removesuffix(b"\n\ndata: [DONE]\n\n").rpartition(b"\ndata: ")[2]
+        assert (await other.get(f"/v1/responses/{response_id}")).json() == json.loads(frame)["response"]
 
         frames = live.split(b"\n\n")
         for after in (-1, 0, 1, 7, 200, len(frames) - 4, len(frames) - 3):

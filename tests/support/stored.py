@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
-from shared.core.packing import unpack
+from shared.core.packing import output_of, response_of, unpack
 from support.schemas import Json
 
 PREFIX = "rs:{00}:"
@@ -69,29 +68,32 @@ async def _read(redis: Redis, ids: list[str]) -> dict[str, StoredResponse]:
         async with redis.pipeline(transaction=False) as pipe:
             for response_id in some:
                 pipe.hgetall(f"{PREFIX}r:{response_id}")
-                pipe.get(f"{PREFIX}o:{response_id}")
-                pipe.hmget(f"{PREFIX}b:{response_id}", "input", "output")
+                pipe.hgetall(f"{PREFIX}b:{response_id}")
             rows = await pipe.execute()
         for place, response_id in enumerate(some):
-            record, body, (given, made) = rows[3 * place : 3 * place + 3]
+            record, block = rows[2 * place : 2 * place + 2]
             if record:
                 found[response_id] = StoredResponse(
                     {name.decode(): value.decode() for name, value in record.items()},
-                    json.loads(body) if body else None,
+                    _object(block),
                     await _log(redis, response_id),
-                    json.loads(given or b"[]"),
-                    json.loads(made or b"[]"),
+                    json.loads(block.get(b"input", b"[]")),
+                    json.loads(output_of(block.get(b"output") or block.get(b"log") or b"[]")),
                 )
     return found
 
 
+def _object(block: dict[bytes, bytes]) -> Json | None:
+    """The Response of a block: its output was cut out, or all of it is made of the packed log."""
+    body, at = block.get(b"object"), int(block.get(b"at", 0))
+    if body is None:
+        return json.loads(response_of(block[b"log"])) if b"log" in block else None
+    return json.loads(body[:at] + output_of(block[b"output"]) + body[at:] if at else body)
+
+
 async def _log(redis: Redis, response_id: str) -> bytes | None:
     key = f"{PREFIX}e:{response_id}"
-    kind = await redis.type(key)
-    if kind == b"stream":
-        try:
-            return b"".join([entry[b"d"] for _, entry in await redis.xrange(key)])
-        except ResponseError:  # it has just been packed
-            kind = b"string"
-    packed = await redis.get(key) if kind == b"string" else None
+    if frames := b"".join([entry[b"d"] for _, entry in await redis.xrange(key)]):
+        return frames
+    packed = await redis.hget(f"{PREFIX}b:{response_id}", "log")
     return unpack(packed) if packed else None

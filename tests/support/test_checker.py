@@ -425,9 +425,10 @@ def test_a_description_shows_every_exchange_and_the_log() -> None:
 
 async def test_the_store_is_read_as_it_is(valkey: str, redis: Redis) -> None:
     case = Case()
-    block = {"input": json.dumps([{"role": "user", "content": "r1 words=2"}]), "output": json.dumps(case.output)}
+    before, _, behind = json.dumps(case.object).partition(output := json.dumps(case.output))
+    given = json.dumps([{"role": "user", "content": "r1 words=2"}])
+    block = {"input": given, "output": output, "object": before + behind, "at": len(before)}
     await redis.hset(f"{PREFIX}r:{ID}", mapping=case.record)
-    await redis.set(f"{PREFIX}o:{ID}", json.dumps(case.object), ex=60)
     await redis.hset(f"{PREFIX}b:{ID}", mapping=block)
     for place, event in enumerate(case.log):
         fields = {"f": place, "n": 1, "d": render_sse([event], done=False)}

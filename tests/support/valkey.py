@@ -149,12 +149,13 @@ def append(
 def settle(
     number: int, first: int, status: Status = "completed", *, count: int = 1, attempt: int = 1, frames: bytes = b"<end>"
 ) -> Parts:
-    body = b'{"status":"%s"}' % status.encode()
-    return [
-        *settle_part(
-            rid(number), attempt, first, count, status, frames=frames if count else b"", body=body, output=b'["out"]'
-        )
-    ]
+    body, frames = object_of(status), frames if count else b""
+    return [*settle_part(rid(number), attempt, first, count, status, frames=frames, body=body, output_bytes=7)]
+
+
+def object_of(status: str, output: str = '["out"]') -> bytes:
+    """A Response, as far as scripts look into it."""
+    return f'{{"status":"{status}","output":{output},"model":"m"}}'.encode()
 
 
 async def flush(responses: Responses, *parts: Parts) -> list[str]:

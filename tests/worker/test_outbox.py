@@ -13,7 +13,7 @@ from support.valkey import PARTITION, TENANT, due, key, log_of, rid, started
 from worker.outbox import MAX_FLUSH_BYTES, MAX_LINE_BYTES, MAX_PARTS, Line, Outbox
 
 WAIT_S = 5.0
-BODY = {"body": b'{"status":"x"}', "output": b"[]"}
+BODY = {"body": b'{"status":"x","output":[]}', "output_bytes": 2}
 
 
 class Wire:

@@ -10,7 +10,7 @@ if not v[1] or v[2] ~= ARGV[2] then return {'gone'} end
 if terminal(v[1]) then return {'ended', v[1]} end
 if v[3] == '' then
   if v[4] ~= ARGV[4] then return {'moved'} end
-  settle(id, ARGV[7], v[4], v[7] == '1' and 1 or 0, ARGV[5], ARGV[6], '[]')
+  settle(id, ARGV[7], v[4], v[7] == '1' and 1 or 0, ARGV[5], ARGV[6], 2)
   send()
   return {'settled'}
 end

@@ -4,7 +4,7 @@
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes,
 --       1 to start a new turn
 -- -> {'ok', {id of a deleted item, ...}, {batch, ...}, input, output, input, output, ...} (all items are JSON arrays; the
---    deleted ones are still in the batches) | {'gone'} | {'long'}
+--    deleted ones are still in the batches; an output may be packed, or in a packed log) | {'gone'} | {'long'}
 local id, keep = ARGV[1], tonumber(ARGV[3])
 -- A deleted response's block may live on for younger turns: without its record nobody may start from it. A new turn
 -- (ARGV[6] = 1) only starts from one that is stored and has ended.
@@ -16,10 +16,11 @@ end
 local links, size, origin = {}, 0, nil
 while id ~= '' do
   local key = P .. 'b:' .. id
-  local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'batches', 'dropped')
+  local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'batches', 'dropped', 'log',
+    'size')
   if not b[1] then return {'gone'} end
-  local input, output = b[2] or '[]', b[3] or '[]'
-  size = size + #input + #output
+  local input, output = b[2] or '[]', b[3] or b[7] or '[]'
+  size = size + #input + (b[8] or #output)
   table.insert(links, {input, output})
   if #links > tonumber(ARGV[4]) or size > tonumber(ARGV[5]) then return {'long'} end
   local ttl = redis.call('TTL', key)

@@ -19,21 +19,22 @@ local function row(id)
 end
 
 local function take(id)
-  local r = P .. 'r:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'begin', 'polled')
+  local r, b = P .. 'r:' .. id, P .. 'b:' .. id
+  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled')
   if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
   redis.call('HINCRBY', r, 'attempt', 1)
   redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
   redis.call('ZADD', P .. 'live', t + lease, id)
-  if v[6] then
+  local begin = redis.call('HGET', b, 'begin')
+  if begin then
     if v[3] == '1' then
-      log(id, v[4], 1, v[6])
+      log(id, v[4], 1, begin)
       redis.call('HSET', r, 'seq', v[4] + 1)
-      tell(v[5], 'e ' .. id .. ' ' .. v[4] .. ' 1', v[6])
-    elseif v[7] then
+      tell(v[5], 'e ' .. id .. ' ' .. v[4] .. ' 1', begin)
+    elseif v[6] then
       tell(v[5], 'p ' .. id .. ' in_progress 0', '')
     end
-    redis.call('HDEL', r, 'begin')
+    redis.call('HDEL', b, 'begin')
   end
   row(id)
 end

@@ -5,10 +5,13 @@ local TAG = string.match(P, '{.-}')
 local QUEUE, JOB = 'arq:queue:' .. TAG .. ':', 'arq:job:' .. TAG .. ':'
 local LANES = {'foreground', 'background'}
 local LOOK_MS = 30000           -- how often a waiting response is looked at
-local PACK_MS = 60000           -- how long after the end a log is packed
+local PACK_MS = 60000           -- how long after the end a response is packed
+local PACK_BYTES = 4096         -- the least output that is packed where there is no log
 local MAX_MESSAGE_BYTES = 65536 -- a larger batch is only announced
 local MAX_PUBLISHED_BYTES = 4194304 -- of one script: more would cut the subscribers' connections
 local MAX_INBOXES = 32
+-- What of a record is of no use once it has ended
+local RUN_FIELDS = {'inboxes', 'owner', 'lane', 'order', 'waits', 'crashes', 'tries', 'releases', 'takeovers', 'cancel', 'polled'}
 local IDEMPOTENT_S = 86400      -- how long an Idempotency-Key counts, if its response lives so long
 
 local function now()
@@ -151,12 +154,19 @@ local function drop_block(id)
   end
 end
 
--- The one way to a terminal status. The caller has checked attempt, status and cancel.
-local function settle(id, status, first, count, frames, object, output)
+-- The Response is kept in the block as its output and, around it, the rest: what is said twice is stored once.
+local function keep_object(b, object, size)
+  local _, at = string.find(object, '"output":', 1, true) -- no text comes before it that could hold this, unescaped
+  local output = string.sub(object, at + 1, at + size)
+  redis.call('HSET', b, 'output', output, 'at', at, 'object', string.sub(object, 1, at) .. string.sub(object, at + size + 1))
+  return output
+end
+
+-- The one way to a terminal status. The caller has checked attempt, status and cancel. size is that of the output in object.
+local function settle(id, status, first, count, frames, object, size)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
   local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store')
-  redis.call('SET', P .. 'o:' .. id, object, 'EX', v[2])
-  redis.call('HSET', b, 'output', output)
+  local output = keep_object(b, object, size)
   local conversation = redis.call('HGET', b, 'conversation')
   if conversation then end_turn(conversation, id, status, output) end
   if v[5] == '0' then -- it is never a parent, and expires without a word: what it read need not be kept for it
@@ -169,14 +179,16 @@ local function settle(id, status, first, count, frames, object, output)
   if v[1] == '1' then
     log(id, first, count, frames)
     redis.call('EXPIRE', P .. 'e:' .. id, v[2])
-    if tonumber(v[2]) * 1000 > 2 * PACK_MS then redis.call('ZADD', P .. 'pack', now() + PACK_MS, id) end
     tell(v[3], 'z ' .. id .. ' ' .. first .. ' ' .. count, frames)
   else
     tell(v[3], 's ' .. id .. ' ' .. status .. ' 0', object)
   end
   redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now())
-  redis.call('HDEL', r, 'begin')
+  redis.call('HDEL', b, 'begin')
   redis.call('EXPIRE', r, v[2])
+  if (v[1] == '1' or size > PACK_BYTES) and tonumber(v[2]) * 1000 > 2 * PACK_MS then
+    redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)
+  end
   redis.call('DEL', P .. 'q:' .. id, JOB .. id)
   redis.call('ZREM', P .. 'live', id)
   redis.call('ZREM', QUEUE .. v[4], TAG .. ':' .. id)

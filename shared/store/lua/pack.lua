@@ -1,11 +1,17 @@
 #!lua flags=allow-oom
--- Put a packed log in the place of the log of an ended response, once. ARGV: id, packed log -> 1 | 0 (nothing to do)
-local id = ARGV[1]
-local e = P .. 'e:' .. id
+-- Make an ended response small, once. ARGV: id, its log ('' without one), its output ('' when it stays as it is), both packed,
+--       1 when the Response can be made again from the log -> 1 | 0 (nothing to do)
+local id, packed, output = ARGV[1], ARGV[2], ARGV[3]
+local r, b, e = P .. 'r:' .. id, P .. 'b:' .. id, P .. 'e:' .. id
 redis.call('ZREM', P .. 'pack', id)
-local status = redis.call('HGET', P .. 'r:' .. id, 'status')
-if not status or not terminal(status) or redis.call('TYPE', e).ok ~= 'stream' then return 0 end
-local ttl = redis.call('PTTL', e)
-redis.call('DEL', e)
-redis.call('SET', e, ARGV[2], 'PX', ttl)
+local status = redis.call('HGET', r, 'status')
+if not status or not terminal(status) or redis.call('HEXISTS', b, 'size') == 1 then return 0 end
+redis.call('HSET', b, 'size', redis.call('HSTRLEN', b, 'output'))
+if output ~= '' then redis.call('HSET', b, 'output', output) end
+if packed ~= '' then
+  redis.call('HSET', b, 'log', packed)
+  redis.call('DEL', e)
+  if ARGV[4] == '1' then redis.call('HDEL', b, 'object', 'at', 'output') end
+end
+redis.call('HDEL', r, unpack(RUN_FIELDS))
 return 1

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
--- -> rows {id, what, attempt, reason}: what = 'pack' (its log should be packed) | 'requeued' | 'settle' (the caller now owns
+-- -> rows {id, what, attempt, reason}: what = 'pack' (it should be packed) | 'requeued' | 'settle' (the caller now owns
 --    it and must settle it from its log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without
 --    reading its log)
 local who, lease = ARGV[1], tonumber(ARGV[3])
@@ -10,11 +10,11 @@ tick(t, lease)
 if redis.call('EXISTS', P .. 'grace') == 1 then return rows end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pack', '-inf', t, 'LIMIT', 0, PACK_LIMIT)) do
-  if redis.call('TYPE', P .. 'e:' .. id).ok == 'stream' then
+  if redis.call('EXISTS', P .. 'r:' .. id) == 1 and redis.call('HEXISTS', P .. 'b:' .. id, 'size') == 0 then
     redis.call('ZADD', P .. 'pack', t + LOOK_MS, id) -- again, should the packer die
     table.insert(rows, {id, 'pack', '', 'ended'})
   else
-    redis.call('ZREM', P .. 'pack', id) -- its log has expired, or was packed
+    redis.call('ZREM', P .. 'pack', id) -- it has expired, or was packed
   end
 end
 

@@ -37,12 +37,12 @@ local t = now()
 local order = t - tonumber(ARGV[22])
 local count = tonumber(ARGV[17])
 redis.call('HSET', r, 'v', 1, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
-  'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'begin', ARGV[18], 'owner', '',
+  'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'owner', '',
   'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
   'seq', count, 'created', t, 'order', order)
 redis.call('SET', P .. 'q:' .. id, ARGV[12])
-redis.call('SET', P .. 'o:' .. id, ARGV[13])
-redis.call('HSET', P .. 'b:' .. id, 'v', 1, 'parent', parent, 'input', ARGV[14], 'refs', 0)
+redis.call('HSET', P .. 'b:' .. id, 'v', 1, 'parent', parent, 'input', ARGV[14], 'refs', 0,
+  'object', ARGV[13], 'begin', ARGV[18])
 if conversation ~= '' then
   redis.call('HSET', P .. 'b:' .. id, 'conversation', conversation, 'batches', ARGV[20], 'dropped', ARGV[21],
     'counted', ARGV[7])

@@ -9,8 +9,9 @@ local v = redis.call('HMGET', r, 'status', 'seq', 'stream', 'background', 'store
 if not v[1] or (ARGV[2] ~= '' and v[6] ~= ARGV[2]) then return {} end
 if ARGV[3] ~= '' and not terminal(v[1]) then watch_with(id, v[7], ARGV[3]) end
 local answer, size, from = {v[1], v[2], v[3], v[4], v[5]}, 0, string.format('%d-0', after + 2)
-if redis.call('TYPE', e).ok == 'string' then
-  for _, part in ipairs({'0', '-1', redis.call('GET', e)}) do table.insert(answer, part) end
+local packed = redis.call('HGET', P .. 'b:' .. id, 'log')
+if packed then
+  for _, part in ipairs({'0', '-1', packed}) do table.insert(answer, part) end
   return answer
 end
 -- No more is read than a page takes: an entry may be as large as one, and 64 of them at once would hold up everybody.

@@ -306,7 +306,7 @@ async def test_one_that_is_not_stored_only_reads(conversations: Conversations, r
 async def test_cancelled_while_it_waits(conversations: Conversations, responses: Responses) -> None:
     await create(conversations, "one")
     await submit(responses, await turn(conversations, 1))
-    answer = await responses.cancel(rid(1), TENANT, "f", seq=0, frames=b"", body=b"{}", status="cancelled")
+    answer = await responses.cancel(rid(1), TENANT, "f", seq=0, frames=b"", body=b'{"output":[]}', status="cancelled")
     assert answer == ("settled", "")
     assert not (await head(conversations)).locked
     assert await items(conversations) == ["one"]
@@ -454,7 +454,7 @@ async def test_nothing_is_left_without_a_lifetime(
     await ended_turn(conversations, responses, 1)
     await ended_turn(conversations, responses, 2, store=False)
     await submit(responses, await turn(conversations, 3))
-    await responses.cancel(rid(3), TENANT, "f", seq=0, frames=b"", body=b"{}", status="cancelled")
+    await responses.cancel(rid(3), TENANT, "f", seq=0, frames=b"", body=b'{"output":[]}', status="cancelled")
     await redis.delete(f"{PREFIX}bell")
     assert not await redis.exists(LIVE)
     assert {name: await redis.ttl(name) for name in await redis.keys() if await redis.ttl(name) < 0} == {}
