@@ -83,6 +83,8 @@ def left_out(request: Request, profile: Profile) -> list[str]:
     effort = request.reasoning.effort if request.reasoning else None
     if effort is not None and not profile.effort_path and effort not in profile.effort_bodies:
         found.append("reasoning.effort")
+    if profile.response_format == "object" and isinstance(request.format, JsonSchemaFormat):
+        found.append("text.format.schema (said in words)")
     if not profile.strict_tools:
         found += [f"{one.path}.strict" for one in offers(request.tools) if getattr(one.tool, "strict", None)]
     return found

@@ -50,7 +50,8 @@ def encode_chat(
 ) -> bytes:
     """*items* is the whole context in order, without the request's instructions; *model* the backend's own name; *states*
     what its family wants back, by the place of the reasoning item."""
-    messages = plan_messages(request.instructions, items, profile, states)
+    wanted = [request.instructions, _schema_in_words(request, profile)]
+    messages = plan_messages("\n\n".join(text for text in wanted if text), items, profile, states)
     body: Json = {"model": model, "messages": messages, "stream": True}
     if profile.include_usage:
         body["stream_options"] = {"include_usage": True}
@@ -136,6 +137,16 @@ def _response_format(request: Request, profile: Profile) -> Json:
     if isinstance(wanted, JsonObjectFormat | JsonSchemaFormat) and profile.response_format != "none":
         return {"response_format": {"type": "json_object"}}
     return {}
+
+
+def _schema_in_words(request: Request, profile: Profile) -> str:
+    """For servers that can promise an object, but not of which form: the model is told."""
+    wanted = request.format
+    forced = isinstance(request.tool_choice, FunctionChoice | CustomChoice)
+    if profile.response_format != "object" or forced or not isinstance(wanted, JsonSchemaFormat):
+        return ""
+    schema = msgspec.json.encode(wanted.schema).decode()
+    return f"Answer with one JSON object that fits this JSON Schema, and with nothing else:\n{schema}"
 
 
 def _effort(request: Request, profile: Profile) -> Json:

@@ -112,6 +112,8 @@ LEFT: list[tuple[Profile, dict[str, Any], list[str]]] = [
         ["tools[1].strict", "tools[3].tools[0].strict"],
     ),
     (Profile(), {"tools": [FUNCTION]}, []),
+    (PROFILES["deepseek"], {"format": JsonSchemaFormat("n", {})}, ["text.format.schema (said in words)"]),
+    (PROFILES["deepseek"], {"format": JsonObjectFormat()}, []),
 ]
 
 

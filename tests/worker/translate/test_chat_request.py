@@ -183,3 +183,20 @@ def test_the_effort_in_the_form_of_a_provider(name: Any) -> None:
 def test_nothing_is_stored_upstream_and_calls_are_streamed_where_one_has_to_ask() -> None:
     assert encode(PROFILES["openai"])["store"] is False
     assert encode(PROFILES["zai"]).keys() == PLAIN.keys() - {"stream_options"} | {"tool_stream"}
+
+
+def test_a_schema_that_the_server_cannot_enforce_is_said_in_words() -> None:
+    wanted = JsonSchemaFormat("n", {"type": "object", "title": "T"})
+    body = encode(PROFILES["deepseek"], format=wanted, instructions="Be kind.")
+    assert body["response_format"] == {"type": "json_object"}
+    system, _ = body["messages"]
+    assert system["role"] == "system"
+    assert system["content"].startswith("Be kind.\n\nAnswer with one JSON object")
+    assert system["content"].endswith('{"type":"object","title":"T"}')
+    assert len(encode(PROFILES["deepseek"], format=wanted)["messages"]) == 2
+    for profile, fields in (
+        (PROFILES["generic"], {"format": wanted}),
+        (PROFILES["deepseek"], {"format": JsonObjectFormat()}),
+        (PROFILES["deepseek"], {"format": wanted, "tools": TOOLS, "tool_choice": FunctionChoice("f")}),
+    ):
+        assert len(encode(profile, **fields)["messages"]) == 1
