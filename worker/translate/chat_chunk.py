@@ -82,13 +82,38 @@ def decode_chunk(data: bytes) -> tuple[Chunk, bool]:
     try:
         return _DECODER.decode(data), False
     except msgspec.ValidationError as error:
-        raise stream_error(data) if b'"error"' in data else garbage_error() from error
+        if b'"error"' in data:
+            raise stream_error(data) from error
+        return _decode_oddly(data), True
     except (ValueError, RecursionError):
         pass  # msgspec refuses lone surrogates, NaN and bytes that are not UTF-8
     try:
         return msgspec.convert(json.loads(data.decode("utf-8", "replace")), Chunk), True
     except (ValueError, RecursionError) as error:
         raise garbage_error() from error
+
+
+def _decode_oddly(data: bytes) -> Chunk:
+    """Empty lists (and texts) where objects should be: some languages write an empty object that way."""
+    try:
+        value = json.loads(data.decode("utf-8", "replace"))
+        for choice in value["choices"]:
+            for name in ("delta", "message"):
+                if isinstance(choice, dict) and not choice.get(name):
+                    choice[name] = None
+                elif isinstance(choice, dict) and isinstance(choice[name], dict):
+                    _mend_delta(choice[name])
+        return msgspec.convert(value, Chunk)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise garbage_error() from error
+
+
+def _mend_delta(delta: dict[str, Any]) -> None:
+    calls = delta.get("tool_calls")
+    delta["tool_calls"] = [calls] if calls and isinstance(calls, dict) else calls or None
+    delta["function_call"] = delta.get("function_call") or None
+    for call in _dicts(delta["tool_calls"]):
+        call["function"] = call.get("function") or None
 
 
 def split_content(content: Any) -> list[tuple[str, str]]:
@@ -108,11 +133,11 @@ def split_content(content: Any) -> list[tuple[str, str]]:
 
 
 def join_texts(value: Any, depth: int = 4) -> str:
-    """All texts in a text, an object with ``text`` or ``summary``, or a list of such."""
+    """All texts in a text, an object with ``text``, ``summary`` or ``content``, or a list of such."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and depth:
-        return join_texts(value.get("text") or value.get("summary"), depth - 1)
+        return join_texts(value.get("text") or value.get("summary") or value.get("content"), depth - 1)
     return "".join(join_texts(one, depth - 1) for one in value) if isinstance(value, list) and depth else ""
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from shared.core.emitter import Emitter, Ending
 from shared.core.profiles import Profile
-from shared.core.sse import SSEDecoder
+from shared.core.sse import BOM, SSEDecoder
 from shared.errors import UpstreamError
 from shared.wire.items import Logprob
 from shared.wire.responses import ResponseError, Usage
@@ -49,8 +49,9 @@ FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter
         ("error", "network_error", "insufficient_system_resource", "abort", "malformed_function_call"), "failed"
     ),
 }
+NO_REASONS = frozenset({"", "null", "none"})
 MAX_SPACE_CHARS = 4096
-"""White space that is held back behind reasoning and calls; more of it is text."""
+"""White space that is held back where it would open an item; more of it does."""
 
 
 class ChatStream:
@@ -69,12 +70,14 @@ class ChatStream:
             self._think = ThinkSplitter(*profile.think_tags, starts_inside=profile.starts_in_think)
         self._finish = ""
         self._done = False
+        self._has_deltas = False
         self._usage: Usage | None = None
         self._logprobs: list[Logprob] = []  # of tokens whose text is still to come
         self._torn = False  # texts of this stream may hold halves of surrogate pairs
         self._halves: dict[str, str] = {}
         self._last: Literal["", "text", "reasoning", "call"] = ""  # what came last
-        self._space = ""  # white space behind it
+        self._space = ""  # white space behind it, of a text
+        self._hush = ""  # the same, of reasoning
 
     @property
     def ended(self) -> bool:
@@ -92,20 +95,25 @@ class ChatStream:
         if len(data) < 16 and data.strip() == b"[DONE]":
             self._done = True
             return
-        if event == "error":
-            raise stream_error(data)
-        chunk, torn = decode_chunk(data)
-        self._torn = self._torn or torn
-        self._read(chunk)
-        if chunk.is_error:
-            raise stream_error(data)
+        over = bool(self._finish) and FINISHES.get(self._finish) != "failed"
+        try:
+            if event == "error":
+                raise stream_error(data)
+            chunk, torn = decode_chunk(data)
+            self._torn = self._torn or torn
+            self._read(chunk)
+            if chunk.is_error:
+                raise stream_error(data)
+        except UpstreamError:
+            if not over:  # what breaks behind the end takes nothing from the answer
+                raise
 
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream: a whole completion, or a stream all the same.
 
         Raises ``UpstreamError`` for anything else.
         """
-        if body.lstrip().startswith((b"data:", b"event:", b":")):
+        if body.removeprefix(BOM).lstrip().startswith((b"data:", b"event:", b":")):
             for event in SSEDecoder(max_line_bytes=len(body) + 1).feed(body):
                 self.feed(event.data, event.event)
             return
@@ -124,6 +132,9 @@ class ChatStream:
         fault: str | None = None
         for kind, text in self._think.finish() if self._think else []:
             self._add(kind, text)
+        if self._space and self._finish and not self._last:  # it is all that came
+            self._last = "text"
+            self._emit.text(self._space, self._logprobs)
         self._citations.finish()
         try:
             self._calls.finish()
@@ -146,7 +157,7 @@ class ChatStream:
 
     def _read(self, chunk: Chunk) -> None:
         for choice in chunk.choices or ():
-            if choice is not None and choice.index in (None, 0):  # we never ask for more than one
+            if choice is not None and choice.index in (None, 0, "0"):  # we never ask for more than one
                 self._read_choice(choice)
         if chunk.usage or chunk.x_groq:
             groq = chunk.x_groq if isinstance(chunk.x_groq, dict) else {}
@@ -157,13 +168,17 @@ class ChatStream:
             self._citations.note(chunk.citations, chunk.search_results)
 
     def _read_choice(self, choice: Choice) -> None:
-        delta = choice.delta or choice.message
+        delta = choice.delta
+        if delta is None and not self._has_deltas:  # else it only sums up what was streamed
+            delta = choice.message
+        self._has_deltas = self._has_deltas or choice.delta is not None
         if delta is not None:
             self._read_delta(delta, choice.logprobs)
         if choice.usage:
             self._usage = read_usage(choice.usage) or self._usage
         if not self._finish and isinstance(choice.finish_reason, str):
-            self._finish = choice.finish_reason.strip().lower()[:64]
+            reason = choice.finish_reason.strip().lower()[:64]
+            self._finish = "" if reason in NO_REASONS else reason
 
     def _read_delta(self, delta: Delta, logprobs: Any) -> None:
         reasoning = self._reasoning_of(delta)
@@ -217,7 +232,7 @@ class ChatStream:
     def _read_tools(self, tools: list[ToolDelta]) -> None:
         for kind, text in self._think.finish() if self._think else []:
             self._add(kind, text)
-        self._last, self._space = "call", ""
+        self._last, self._space, self._hush = "call", "", ""
         self._calls.feed(tools)
 
     def _add(self, kind: str, text: str) -> None:
@@ -234,6 +249,15 @@ class ChatStream:
             self._emit.refusal(text)
             return
         self._logprobs.clear()
+        self._add_reasoning(text)
+
+    def _add_reasoning(self, text: str) -> None:
+        """White space alone, in the middle of a text or a call, is no reasoning."""
+        if self._last in ("text", "call"):
+            self._hush += text
+            if text.isspace() and len(self._hush) < MAX_SPACE_CHARS:
+                return
+            text, self._hush = self._hush, ""
         if self._thoughts is not None:
             self._thoughts.text(text)
             self._thoughts.late = False
@@ -244,11 +268,11 @@ class ChatStream:
         self._last, self._space = "reasoning", ""
 
     def _add_text(self, text: str) -> None:
-        """Servers put line ends between reasoning and calls, and between calls: these open no message.
+        """Servers put line ends before and between reasoning and calls: these open no message.
 
         They are held until there is text, and dropped when there is none.
         """
-        if self._last in ("reasoning", "call"):
+        if self._last != "text":
             if text.isspace() and len(self._space) < MAX_SPACE_CHARS:
                 self._space += text
                 return
@@ -265,4 +289,4 @@ class ChatStream:
         if self._last != "text" and self._thoughts is not None:
             self._thoughts.release()
             self._thoughts.late = True
-        self._last = "text"
+        self._last, self._hush = "text", ""

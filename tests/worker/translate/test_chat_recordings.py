@@ -178,7 +178,7 @@ def says_why(events: list[SSEEvent]) -> bool:
         except ValueError:
             continue
         for choice in (chunk.get("choices") or []) if isinstance(chunk, dict) else []:
-            reason = choice.get("finish_reason") if choice and choice.get("index") in (0, None) else None
+            reason = choice.get("finish_reason") if choice and choice.get("index") in (0, None, "0") else None
             if reason and FINISHES.get(reason.lower()) != "failed":
                 return True
     return False
