@@ -1,4 +1,4 @@
-"""What is measured: each scenario gives rows with what the upstream answers directly beside what it answers through us.
+"""What a caller sees: each scenario gives lines with what the upstream answers directly beside what it answers through us.
 
 Both sides take turns, request by request or slice by slice, so that a noisy machine is equally noisy for both.
 """
@@ -12,30 +12,13 @@ from typing import Any
 
 import msgspec
 from client import Client, Event, HttpError
+from lines import SIDES, Line, Row
 from stack import Stack
 
-SIDES = ("direct", "ours")
 WARM_UP = 3
 DRAIN_S = 60
-
-Samples = dict[str, list[float]]
-
-
-@dataclass
-class Row:
-    """One line of the table. Samples are ``ms``, or ``/s`` (then more is better)."""
-
-    name: str
-    unit: str
-    samples: Samples
-    cpu: str = ""
-    cpu_ms: float | None = None
-    memory_bytes: int = 0
-
-    def percentile(self, side: str, share: float) -> float:
-        """The value that *share* of the samples are at least as good as."""
-        ordered = sorted(self.samples[side], reverse=self.unit == "/s")
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+PACE = 20
+"""Words per second of a slow stream."""
 
 
 class Reader:
@@ -48,6 +31,7 @@ class Reader:
         self.arrivals: list[int] = []
         self.first_event = 0
         self.response_id = ""
+        self.began = asyncio.Event()
         self.end = ""
 
     def __call__(self, event: Event, now: int) -> None:
@@ -60,6 +44,7 @@ class Reader:
             self.arrivals += [now] * len(words)
         elif event.type == "response.created":
             self.response_id = msgspec.json.decode(event.response)["id"]
+            self.began.set()
         elif event.type in ("response.completed", "response.failed", "response.incomplete", "error"):
             self.end = event.type
 
@@ -78,6 +63,10 @@ class Bench:
     idle_cpu: float = 0.0
     """CPU seconds per second that our processes take when there is nothing to do."""
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def quick(self) -> bool:
+        return self.slice_s < 1
 
     @property
     def slices(self) -> int:
@@ -124,10 +113,10 @@ def request(phrase: str, **more: object) -> dict[str, Any]:
     return {"model": "sim", "input": f"Say something. sim-{phrase}", **more}
 
 
-def turns(meter: Meter, count: int) -> Iterator[str]:
+def turns(meter: Meter, count: int, sides: Sequence[str] = SIDES) -> Iterator[str]:
     """The sides in turn, *count* times each, and each as often first as second."""
     for number in range(count):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+        for side in sides if number % 2 == 0 else sides[::-1]:
             began = time.monotonic()
             yield side
             if side == "direct":
@@ -197,51 +186,45 @@ async def in_slices(
     return [row for row in (rate, latency) if row]
 
 
-def empty() -> Samples:
-    return {side: [] for side in SIDES}
-
-
-async def first_delta(bench: Bench) -> Sequence[Row]:
-    body = request("tokens=4-delay_ms=4", stream=True)
-
-    async def once(client: Client, side: str) -> float:
-        reader = Reader()
-        await client.call("POST", "/responses", body, reader)
-        bench.check(reader.is_whole(4), f"{side}: a stream is not whole")
-        return (reader.arrivals[0] - client.sent) / 1e6
-
-    alone = await one_by_one(bench, once, row=Row("stream, 1 caller: create to first text delta", "ms", empty()))
-    row = Row("stream, 32 callers: create to first text delta", "ms", empty())
-    body = request("tokens=16-delay_ms=20", stream=True)
-
-    async def staggered(client: Client, side: str) -> float:
-        if client.connection is None:
-            await asyncio.sleep(random.uniform(0, 0.3))
-        reader = Reader()
-        await client.call("POST", "/responses", body, reader)
-        bench.check(reader.is_whole(16), f"{side}: a stream is not whole")
-        return (reader.arrivals[0] - client.sent) / 1e6
-
-    rate = Row("", "/s", empty())
-    await in_slices(bench, 32, staggered, rate=rate, latency=row)
-    row.cpu, row.cpu_ms, row.memory_bytes = rate.cpu, rate.cpu_ms, rate.memory_bytes
-    return [alone, row]
-
-
-async def round_trip(bench: Bench) -> Sequence[Row]:
+async def round_trip(bench: Bench) -> Sequence[Line]:
     body = request("tokens=16")
 
     async def once(client: Client, _: str) -> float:
         await client.call("POST", "/responses", body)
         return (time.monotonic_ns() - client.sent) / 1e6
 
-    alone = await one_by_one(bench, once, row=Row("no stream, 1 caller: round trip", "ms", empty()))
-    rate = Row("no stream, 16 callers: requests", "/s", empty())
-    latency = Row("no stream, 16 callers: round trip", "ms", empty())
-    return [alone, *await in_slices(bench, 16, once, rate=rate, latency=latency)]
+    alone = await one_by_one(bench, once, row=Row("ms"))
+    rate, latency = await in_slices(bench, 16, once, rate=Row("/s"), latency=Row("ms"))
+    return [
+        alone.line("no stream, 1 caller: round trip p50", 0.5, must=2.5, goal=1.3),
+        rate.line("no stream, 16 callers: requests", 0.5, must=1200, goal=2500),
+        latency.line("no stream, 16 callers: round trip p99", 0.99, must=30, goal=12),
+        Line("no stream, 16 callers: CPU per request", "ms", rate.cpu_ms or 0.0, must=0.9, goal=0.5),
+    ]
 
 
-async def fast_stream(bench: Bench) -> Sequence[Row]:
+async def first_delta(bench: Bench) -> Sequence[Line]:
+    async def once(client: Client, side: str) -> float:
+        if busy and client.connection is None:
+            await asyncio.sleep(random.uniform(0, 0.3))
+        reader = Reader()
+        await client.call("POST", "/responses", body, reader)
+        bench.check(reader.end == "response.completed" and not reader.gaps, f"{side}: a stream is not whole")
+        return (reader.arrivals[0] - client.sent) / 1e6
+
+    busy, body = False, request("tokens=4-delay_ms=4", stream=True)
+    alone = await one_by_one(bench, once, row=Row("ms"))
+    busy, body = True, request("tokens=16-delay_ms=20", stream=True)
+    _, crowd = await in_slices(bench, 32, once, rate=Row("/s"), latency=Row("ms"))
+    return [
+        alone.over("stream, 1 caller: create to first text delta, over direct, p50", 0.5, must=2.5, goal=1.5),
+        alone.over("stream, 1 caller: the same, p99", 0.99, must=5, goal=2.5),
+        crowd.line("stream, 32 callers: create to first text delta p50", 0.5, must=7, goal=3.5),
+        crowd.line("stream, 32 callers: the same, p99", 0.99, must=30, goal=12),
+    ]
+
+
+async def fast_stream(bench: Bench) -> Sequence[Line]:
     words = 1000
     body = request(f"tokens={words}", stream=True)
 
@@ -251,17 +234,31 @@ async def fast_stream(bench: Bench) -> Sequence[Row]:
         bench.check(reader.is_whole(words), f"{side}: a stream is not whole")
         return words / (reader.arrivals[-1] - client.sent) * 1e9
 
-    row = Row(f"one fast stream of {words:,} words: words", "/s", empty())
-    return [await one_by_one(bench, once, row=row, cpu=("word", words))]
+    row = await one_by_one(bench, once, row=Row("/s"), cpu=("word", words))
+    rate = row.line("one fast stream of 1,000 words: words", 0.5, must=60_000, goal=120_000)
+    return [
+        rate,
+        Line("one fast stream: share of direct", "", rate.ratio or 0.0, must=0.35, goal=0.6, more=True),
+        Line("one fast stream: CPU per word", "us", (row.cpu_ms or 0.0) * 1000, must=12, goal=6),
+    ]
 
 
-async def slow_streams(bench: Bench) -> Sequence[Row]:
-    """How late words are that the upstream sends at a steady pace: it writes its clock into each of them."""
-    streams, pace = 200, 20
-    words = max(pace, round(4 * bench.slice_s * pace))
-    body = request(f"tokens={words}-delay_ms={1000 / pace:g}-stamp=1", stream=True)
-    row = Row(f"{streams} streams of {pace} words/s: lateness of a word", "ms", empty())
-    meter = Meter(bench)
+@dataclass
+class Slow:
+    """Many streams at a steady pace: how late words were (the upstream writes its clock into each), how much of the pace
+    was kept, our CPU per word, and the memory of a stream that is open."""
+
+    late: Row
+    kept: float
+    cpu_us: float
+    stream_kib: float
+
+
+async def slow_streams(bench: Bench, streams: int, seconds: float, sides: Sequence[str] = SIDES) -> Slow:
+    words = max(PACE, round(seconds * PACE))
+    body = request(f"tokens={words}-delay_ms={1000 / PACE:g}-stamp=1", stream=True)
+    row, kept, meter = Row("ms"), [], Meter(bench)
+    before = after = bench.stack.memory_bytes()
 
     async def one(side: str, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
@@ -270,15 +267,45 @@ async def slow_streams(bench: Bench) -> Sequence[Row]:
         client.close()
         bench.check(reader.is_whole(words), f"{side}: a stream is not whole")
         row.samples[side] += [
-            (at - int(word[1:])) / 1e6 for word, at in zip(reader.words, reader.arrivals, strict=True)
+            (at - int(text[1:])) / 1e6 for text, at in zip(reader.words, reader.arrivals, strict=True)
         ]
+        if side == "ours" and reader.arrivals:
+            due_s, took_s = (words - 1) / PACE, (reader.arrivals[-1] - reader.arrivals[0]) / 1e9
+            kept.append(min(1.0, due_s / took_s))
 
-    for side in turns(meter, 1):
-        await asyncio.gather(*(one(side, bench.slice_s * number / streams) for number in range(streams)))
-    return [meter.fill(row, "word", streams * words)]
+    for side in turns(meter, 1, sides):
+        opening_s = min(2.0, streams / 250)
+        tasks = [asyncio.create_task(one(side, opening_s * number / streams)) for number in range(streams)]
+        if side == "ours":
+            await asyncio.sleep(opening_s + seconds / 3)
+            after = bench.stack.memory_bytes()
+        await asyncio.gather(*tasks)
+    meter.fill(row, "word", streams * words)
+    grown = sum(after[room] - before[room] for room in ("front end", "worker"))
+    return Slow(row, sum(kept) / max(1, len(kept)), (row.cpu_ms or 0.0) * 1000, grown / streams / 1024)
 
 
-async def background(bench: Bench) -> Sequence[Row]:
+async def many_streams(bench: Bench) -> Sequence[Line]:
+    lines: list[Line] = []
+    limits = {200: (99.9, 99.9, 15, 5), 500: (99.5, 99.9, 25, 8), 1000: (92, 98, None, 200)}
+    if bench.quick:
+        limits = {50: limits[200]}
+    for streams, (must, goal, late_must, late_goal) in limits.items():
+        found = await slow_streams(bench, streams, 4 * bench.slice_s)
+        name = f"{streams:,} streams of {PACE} words/s"
+        lines += [
+            Line(f"{name}: of the pace", "%", 100 * found.kept, must, goal, more=True),
+            found.late.line(f"{name}: lateness of a word p99", 0.99, late_must, late_goal),
+        ]
+        if streams == 500 or bench.quick:
+            lines += [
+                Line(f"{name}: CPU per word", "us", found.cpu_us, must=120, goal=85),
+                Line(f"{name}: memory of an open one, front end + worker", "KiB", found.stream_kib, must=65, goal=35),
+            ]
+    return lines
+
+
+async def background(bench: Bench) -> Sequence[Line]:
     body = request("tokens=1", background=True)
     last: dict[str, str] = {}
 
@@ -289,20 +316,26 @@ async def background(bench: Bench) -> Sequence[Row]:
 
     async def drained(side: str) -> None:
         """The last one has ended, so nothing of this slice runs into the next."""
-        client, status = bench.client(side), ""
-        async with asyncio.timeout(DRAIN_S):
-            while status != "completed":
-                await asyncio.sleep(0.02)
-                status = msgspec.json.decode(await client.call("GET", f"/responses/{last[side]}"))["status"]
-        client.close()
+        await ended(bench, side, last[side])
 
-    rate = Row("background, 16 callers: creates", "/s", empty())
-    rows = await in_slices(bench, 16, once, rate=rate, after=drained)
+    rate, latency = await in_slices(bench, 16, once, rate=Row("/s"), latency=Row("ms"), after=drained)
     rate.cpu += " incl. its run" if rate.cpu else ""
-    return rows
+    return [
+        rate.line("background, 16 callers: creates", 0.5, must=2000, goal=4500),
+        latency.line("background, 16 callers: create p99", 0.99, must=25),
+    ]
 
 
-async def polls(bench: Bench) -> Sequence[Row]:
+async def ended(bench: Bench, side: str, response_id: str) -> None:
+    client, status = bench.client(side), ""
+    async with asyncio.timeout(DRAIN_S):
+        while status != "completed":
+            await asyncio.sleep(0.02)
+            status = msgspec.json.decode(await client.call("GET", f"/responses/{response_id}"))["status"]
+    client.close()
+
+
+async def polls(bench: Bench) -> Sequence[Line]:
     made: dict[str, str] = {}
     for side in SIDES:
         answer = await bench.client(side).call("POST", "/responses", request("tokens=16"))
@@ -312,10 +345,38 @@ async def polls(bench: Bench) -> Sequence[Row]:
         await client.call("GET", f"/responses/{made[side]}")
         return (time.monotonic_ns() - client.sent) / 1e6
 
-    return await in_slices(bench, 16, once, rate=Row("poll, 16 callers: requests", "/s", empty()))
+    (rate,) = await in_slices(bench, 16, once, rate=Row("/s"))
+    return [rate.line("poll, 16 callers: requests", 0.5, must=5000, goal=15_000)]
 
 
-async def resume(bench: Bench) -> Sequence[Row]:
+async def subscribers(bench: Bench) -> Sequence[Line]:
+    """Many readers of one stored stream, while it runs."""
+    readers, words = 50, max(PACE, round(4 * bench.slice_s * PACE))
+    row, lost, meter = Row("ms"), 0, Meter(bench)
+
+    async def follow(side: str, response_id: str) -> None:
+        nonlocal lost
+        client, reader = bench.client(side), Reader()
+        await client.call("GET", f"/responses/{response_id}?stream=true", None, reader)
+        client.close()
+        lost += (words - len(reader.words)) * (side == "ours")
+        bench.check(reader.is_whole(words), f"{side}: a subscriber's stream is not whole")
+        late = [(at - int(text[1:])) / 1e6 for text, at in zip(reader.words, reader.arrivals, strict=True)]
+        row.samples[side] += late[words // 4 :]  # what was there before it came is late by design
+
+    for side in turns(meter, 1):
+        client, first = bench.client(side), Reader()
+        body = request(f"tokens={words}-delay_ms={1000 / PACE:g}-stamp=1", stream=True, background=True)
+        making = asyncio.create_task(client.call("POST", "/responses", body, first))
+        await first.began.wait()
+        await asyncio.gather(making, *(follow(side, first.response_id) for _ in range(readers)))
+        client.close()
+    meter.fill(row, "word and reader", readers * words)
+    late = row.line(f"{readers} subscribers of one stream: lateness of a word p99", 0.99, must=12, goal=5)
+    return [Line(f"{readers} subscribers of one stream: lost words", "", lost, must=0, goal=0), late]
+
+
+async def resume(bench: Bench) -> Sequence[Line]:
     """The rest of a stored stream, from somewhere in its middle."""
     words, after = 100, 53  # four events come before the first word, so the rest begins with w50
     made: dict[str, str] = {}
@@ -330,7 +391,5 @@ async def resume(bench: Bench) -> Sequence[Row]:
         bench.check(reader.is_whole(50, first=50), f"{side}: a resumed stream is not whole")
         return (reader.first_event - client.sent) / 1e6
 
-    return [await one_by_one(bench, once, row=Row("resume in mid-stream, 1 caller: to first event", "ms", empty()))]
-
-
-SCENARIOS = (first_delta, round_trip, fast_stream, slow_streams, background, polls, resume)
+    row = await one_by_one(bench, once, row=Row("ms"))
+    return [row.over("resume in mid-stream, 1 caller: to first event, over direct, p50", 0.5, must=2, goal=0)]

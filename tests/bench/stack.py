@@ -18,7 +18,12 @@ NAMES = {"-m\0api": "front end", "-m\0worker": "worker", "valkey-server": "Valke
 
 
 class Stack:
-    """``direct`` and ``ours`` are the two base URLs. Data and logs lie in a folder that is removed at the end."""
+    """``direct`` and ``ours`` are the two base URLs, ``redis_url`` is our Valkey's. Data and logs lie in a folder that is
+    removed at the end."""
+
+    def __init__(self, rooms: int = 1) -> None:
+        """*rooms*: how many front ends, and how many workers."""
+        self._rooms = rooms
 
     async def __aenter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="respool-bench-"))
@@ -57,11 +62,12 @@ class Stack:
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": path, **settings}  # nothing else of this shell's settings
         with (self.folder / "log").open("wb") as log:
             up = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "shared.cli", "up",
+                sys.executable, "-m", "shared.cli", "up", "--api", str(self._rooms), "--workers", str(self._rooms),
                 cwd=self.folder, env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._children.append(up)
         self.ours = f"http://127.0.0.1:{port}/v1"
+        self.redis_url = f"unix://{self.folder / 'data' / 'run' / 'valkey.sock'}"
         try:
             async with asyncio.timeout(START_S):
                 while b"Respool answers on" not in (self.folder / "log").read_bytes():
@@ -71,6 +77,9 @@ class Stack:
         except TimeoutError:
             sys.exit(f"bench: `respool up` did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
         self._pids = _descendants(up.pid)
+
+    def pid(self, name: str) -> int:
+        return self._pids[name]
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds used so far by each of our processes; empty where there is no /proc."""
@@ -99,7 +108,8 @@ def _descendants(root: int) -> dict[str, int]:
             pid = int(stat.parent.name)
             if root in (pid, int(stat.read_text().rsplit(")", 1)[1].split()[1])):
                 command = _proc(pid, "cmdline")
-                found[next((name for part, name in NAMES.items() if part in command), str(pid))] = pid
+                name = next((name for part, name in NAMES.items() if part in command), str(pid))
+                found[name if name not in found else f"{name} {pid}"] = pid
     return found
 
 
