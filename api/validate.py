@@ -17,6 +17,7 @@ from api.tools import check_choice, check_name, decode_tools
 from shared.config import Settings, find_model
 from shared.core.compaction import Open
 from shared.core.fitness import left_out
+from shared.core.schemas import BadSchema, check_schema
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
 from shared.wire.conversations import ConversationRef
@@ -101,6 +102,11 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     check_choice(create.tool_choice, tools)
     if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
         check_name(create.text.format.name, "text.format.name", 64)
+        try:
+            check_schema(create.text.format.schema)
+        except BadSchema as error:
+            message = f"Invalid schema for 'text.format.schema': {error}."
+            raise InvalidRequest(message, param="text.format.schema", code="invalid_json_schema") from None
     items, references = (
         decode_input(create.input, settings.max_input_items, open_sealed) if create.input != NULL else ([], {})
     )

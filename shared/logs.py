@@ -49,6 +49,7 @@ EVENTS: Mapping[str, str] = {
     "reader.repaired": "A reader noticed a gap and filled it from the log.",
     "upstream.called": "A model backend began to answer (debug level).",
     "upstream.failed": "A model backend failed, and the run with it.",
+    "output.unfit": "An answer did not meet `tool_choice` or `text.format`: it is asked for once more, or the response fails.",
     "upstream.retried": "A model backend failed; the call is made again.",
     "tokenizer.failed": "A backend's tokenizer could not be asked: tokens are estimated.",
     "loop.lagged": "The event loop was blocked for longer than 500 ms.",

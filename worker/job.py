@@ -28,6 +28,7 @@ from shared.wire.items import StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from worker.backends.base import Backends
+from worker.enforcement import find_breach, plan_repair
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
 from worker.ratios import Observer
@@ -74,6 +75,7 @@ class Run:
         self._work: asyncio.Task[Ending] | None = None
         self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
         self._waited_s = 0.0
+        self._repaired = False
 
     @property
     def must_finish(self) -> bool:
@@ -143,7 +145,10 @@ class Run:
                             request, items, self._claimed.tenant, self._claimed.request_id, self._emitter, self._flush
                         )
                         self._tools.observer.observe(request, items, ending.usage)
-                        return ending
+                        repair = self._hold_to(request, ending)
+                        if not isinstance(repair, list):
+                            return repair
+                        items, tries = [*items, *repair], tries - 1
                     except UpstreamError as error:
                         log.warning("upstream.failed", code=error.code, error=error.message, tries=tries)
                         await self._wait_for_next_try(error, tries)
@@ -158,6 +163,18 @@ class Run:
         except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
             log.exception("job.failed")
             return _failed("The response could not be made, because of a fault in the server.")
+
+    def _hold_to(self, request: Request, ending: Ending) -> Ending | list[StoredItem]:
+        """*ending*, a failed one when the answer does not meet the request's demands, or what is said to the model for
+        one more answer: once, and only while nothing was shown."""
+        breach = find_breach(request, self._emitter.close()) if ending.status == "completed" else None
+        if breach is None:
+            return ending
+        log.warning("output.unfit", repaired=self._repaired, streaming=self._claimed.stream)
+        if self._repaired or self._claimed.stream:
+            return replace(ending, status="failed", error=ResponseError("server_error", breach))
+        self._repaired = True
+        return plan_repair(breach, self._emitter.close())
 
     def _deadline(self, request: Request) -> tuple[float, str]:
         """Seconds that are left, and what to say when they are over."""

@@ -275,6 +275,11 @@ class Emitter:
         self._add(_LAST[ending.status], self._snapshot(ending.status))
         return response
 
+    def close(self) -> list[OutputItem]:
+        """Close what is open, as completed. The output so far."""
+        self._close_item("completed")
+        return self._response.output
+
     def take(self) -> list[Event]:
         """The events made since the last take."""
         events, self._events = self._events, []

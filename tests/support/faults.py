@@ -73,7 +73,7 @@ def then(gate: asyncio.Event, *texts: str) -> list[Step]:
     return [wait(gate), send(*rest, chunk(finish="stop"), chunk(usage=usage(9, 9)), DONE)]
 
 
-async def create(raw: RawClient, text: str, **fields: Any) -> Json:
+async def create(raw: RawClient, text: str, /, **fields: Any) -> Json:
     """A background response unless told otherwise; it must be accepted."""
     body = {"model": "tiny", "input": text, "background": True, **fields}
     answer = await raw.post("/v1/responses", json=body)
@@ -82,7 +82,7 @@ async def create(raw: RawClient, text: str, **fields: Any) -> Json:
 
 
 @contextlib.asynccontextmanager
-async def streaming(raw: RawClient, text: str, **fields: Any) -> AsyncIterator[RawStream]:
+async def streaming(raw: RawClient, text: str, /, **fields: Any) -> AsyncIterator[RawStream]:
     body = {"model": "tiny", "input": text, "stream": True, **fields}
     async with raw.stream("POST", "/v1/responses", json=body) as stream:
         assert stream.status == 200
