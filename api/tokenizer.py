@@ -79,9 +79,8 @@ class _Asker:
     def __init__(self, http: aiohttp.ClientSession, row: ModelRow) -> None:
         self._http = http
         self._base = row.base_url.rstrip("/")
-        self._headers = {**row.headers, "Content-Type": "application/json"}
-        if row.key is not None:
-            self._headers["Authorization"] = f"Bearer {row.key.reveal()}"
+        key = row.key.reveal() if row.key is not None else None
+        self._headers = {**row.headers, "Content-Type": "application/json", **row.quirks.key_header(key)}
 
     async def vllm(self, body: Json) -> int:
         return _number((await self._post("/tokenize", body)).count)

@@ -24,6 +24,8 @@ from worker.translate.state import MAX_STATE_BYTES, Kept, encode_state
 
 Json = dict[str, Any]
 TEXT_FAMILY = "text"
+MAX_TEXT_BYTES = MAX_STATE_BYTES // 8
+"""Of reasoning, in one answer. JSON may write a byte of it as six."""
 _JOINED = ("text", "summary", "data")
 """Members of reasoning details that come in pieces; of all others the last one counts."""
 
@@ -38,7 +40,7 @@ class Thoughts:
         self._state = state
         self._keeps_text = asked or (profile.reasoning_kind == "hidden" and profile.reasoning_out != "drop")
         self._details_say_it = profile.reasoning_out == "reasoning_details"
-        self._size_bytes = 0
+        self._text_bytes = self._size_bytes = 0
         self.late = False
         self._clear()
 
@@ -49,9 +51,12 @@ class Thoughts:
         self._calls: Json = {}
 
     def text(self, text: str) -> None:
+        """Too much of it is not kept at all: a part of a thought helps nobody, and most of the time the item shows it."""
         if self._keeps_text:
-            self._count(len(text.encode("utf-8", "replace")))
+            self._text_bytes += len(text.encode("utf-8", "replace"))
             self._text.append(text)
+            if self._text_bytes > MAX_TEXT_BYTES:
+                self._keeps_text, self._text = False, []
 
     def details(self, fragments: Any) -> None:
         if isinstance(fragments, list) and fragments:
@@ -107,7 +112,7 @@ class Thoughts:
 
     def _count(self, size_bytes: int) -> None:
         self._size_bytes += size_bytes
-        if self._size_bytes > MAX_STATE_BYTES:
+        if self._size_bytes > MAX_STATE_BYTES - MAX_TEXT_BYTES:
             raise UpstreamError("The model backend sent more state than can be kept.")
 
 

@@ -19,7 +19,7 @@ from shared.wire.requests import Request
 from shared.wire.responses import Response
 from support.contract import check_stream
 from worker.translate.chat import ChatDialect
-from worker.translate.chat_state import join_details
+from worker.translate.chat_state import MAX_TEXT_BYTES, join_details
 from worker.translate.dialect import Ask, State
 from worker.translate.state import MAX_STATE_BYTES
 
@@ -249,10 +249,20 @@ def test_an_answer_that_was_cut_keeps_its_state() -> None:
     assert reasoning.encrypted_content
 
 
-def test_state_is_bounded() -> None:
-    stream = CHAT.answer(ask(HIDDEN), Emitter(draft(ask(HIDDEN).request)))
-    chunk = json.dumps({"choices": [{"delta": {"reasoning_content": "x" * (1 << 20)}}]}).encode()
-    for _ in range(MAX_STATE_BYTES // (1 << 20)):
+def test_too_much_reasoning_is_not_kept() -> None:
+    piece = {"reasoning_content": "x" * (MAX_TEXT_BYTES // 2)}
+    for pieces, kept in ((2, True), (3, False)):
+        response = answer(ask(PROFILES["deepseek"], include=SEALED), [piece] * pieces)
+        (reasoning,) = response.output
+        assert isinstance(reasoning, Reasoning)
+        assert (reasoning.encrypted_content is not None) == kept
+        assert response.status == "completed"
+
+
+def test_too_much_state_is_an_error() -> None:
+    stream = CHAT.answer(ask(ROUTER), Emitter(draft(ask(ROUTER).request)))
+    chunk = json.dumps({"choices": [{"delta": {"reasoning_details": [CIPHER | {"data": "x" * (1 << 20)}]}}]}).encode()
+    for _ in range((MAX_STATE_BYTES - MAX_TEXT_BYTES) // (1 << 20) - 1):
         stream.feed(chunk)
     with pytest.raises(UpstreamError, match="more state"):
         stream.feed(chunk)
@@ -282,3 +292,51 @@ def test_details_without_an_index_are_joined_to_their_neighbour() -> None:
     plain = [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.text", "text": "b", "signature": "S"}]
     more = {"type": "reasoning.text", "text": "c"}
     assert join_details([*plain, more]) == [{"type": "reasoning.text", "text": "ab", "signature": "S"}, more]
+
+
+KEYS = st.sampled_from(
+    [
+        "content",
+        "reasoning",
+        "reasoning_details",
+        "encrypted_content",
+        "extra_content",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "id",
+        "index",
+        "type",
+        "text",
+        "summary",
+        "data",
+        "signature",
+        "google",
+        "thought_signature",
+        "annotations",
+        "url_citation",
+        "url",
+    ]
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x", " ", "\ud83d", "reasoning.text"])
+ANY = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=10
+)
+CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": st.sampled_from(["f", "g", ""]), "arguments": st.just("{}")})},
+    optional={"id": st.sampled_from(["a", "b", ""]), "index": st.integers(0, 2), "extra_content": ANY},
+)
+DELTA = st.dictionaries(KEYS.filter(lambda key: key != "tool_calls"), ANY, max_size=4) | st.fixed_dictionaries(
+    {"tool_calls": st.lists(CALL, max_size=2)}, optional={"reasoning_details": ANY, "extra_content": ANY}
+)
+
+
+@given(st.lists(DELTA, max_size=6), st.sampled_from([GEMINI, ROUTER, HIDDEN, PROFILES["dashscope"]]))
+@settings(max_examples=200, deadline=None)
+def test_any_state_gives_a_correct_stream_and_a_next_turn(deltas: list[Any], profile: Profile) -> None:
+    try:
+        messages = again(profile, deltas, include=SEALED)
+    except UpstreamError:
+        return
+    assert all(message["role"] == "assistant" for message in messages)
