@@ -279,11 +279,14 @@ class ChatStream:
             text = self._space + text
             self._space = ""
             self._calls.release()
-        self._begin_text()
+        begins = self._last != "text"
+        if begins or self._hush:
+            self._begin_text()
         self._emit.text(text, self._logprobs)
         if self._logprobs:
             self._logprobs = []
-        self._citations.release()
+        if begins:
+            self._citations.release()
 
     def _begin_text(self) -> None:
         if self._last != "text" and self._thoughts is not None:
