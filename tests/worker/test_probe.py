@@ -10,6 +10,7 @@ import pytest
 from fakes.upstream import DONE, Call, FakeUpstream, Step, call_delta, chunk, reply, send, status
 from shared.checkup import Row, examine, exit_code
 from shared.cli import run
+from support.llamacpp import LlamaCpp
 
 SEAL = {"RESPOOL_SEAL_KEY": "k" * 32}
 LOGPROB = {"content": [{"token": "ok", "logprob": -0.1, "bytes": [111, 107], "top_logprobs": []}]}
@@ -51,6 +52,7 @@ async def test_a_backend_that_fits_its_profile(tmp_path: Path) -> None:
     assert exit_code(rows) == 0
     said = {row.part: row.message for row in rows}
     assert said["profile"].startswith("vllm: ")
+    assert 'reasoning_in = ["reasoning", "reasoning_content"]' in said["profile"]
     assert "vision = false" in said["profile"]
     assert said["usage"] == "9 tokens in, 1 out"
     assert said["finish reason"] == "stop"
@@ -128,3 +130,12 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("gone")[0] == 69
     code, rows = check("other")
     assert (code, rows[-1]["message"]) == (78, "models: there is no other")
+
+
+async def test_a_real_server(llamacpp: LlamaCpp, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[models.tiny]\ndialect = "chat"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n')
+    rows = await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")
+    said = {row.part: (row.state, row.message) for row in rows}
+    assert exit_code(rows) == 0
+    assert said["answer"][0] == said["usage"][0] == said["finish reason"][0] == said["logprobs"][0] == "ok"

@@ -55,8 +55,11 @@ def look(response: Response, payloads: Sequence[bytes]) -> Seen:
 
 def describe_profile(name: str, profile: Profile) -> str:
     """Its name, and where it differs from ``generic``."""
-    plain, theirs = (msgspec.to_builtins(one) for one in (PROFILES["generic"], profile))
-    other = [f"{key} = {_shown(value)}" for key, value in theirs.items() if value != plain[key]]
+    other = [
+        f"{field} = {_shown(value)}"
+        for field, value in msgspec.structs.asdict(profile).items()
+        if value != getattr(PROFILES["generic"], field)
+    ]
     return f"{name}: {', '.join(other)}" if other else name
 
 
@@ -159,6 +162,4 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(
-        sorted(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
-    )
+    return json.dumps(sorted(value) if isinstance(value, frozenset) else value)
