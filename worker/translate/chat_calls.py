@@ -33,6 +33,8 @@ class Offered:
 
     tools: Mapping[str, Offer]
     limit: frozenset[str] | None
+    parallel: bool = True
+    """Whether it may make several calls."""
 
 
 ANYTHING = Offered({}, None)
@@ -68,6 +70,9 @@ class Calls:
         self._by_index: dict[int, _Call] = {}
         self._current: _Call | None = None  # the one that was opened last
         self._half = ""  # of a surrogate pair, at the end of the last fragment
+        self._pieces: list[str] = []  # of the open function's arguments
+        self.warnings: list[str] = []
+        """What the client has to live with; for the log."""
 
     @property
     def is_open(self) -> bool:
@@ -145,6 +150,8 @@ class Calls:
         if self._offered.limit is not None and call.name not in self._offered.limit:
             raise UpstreamError(f"The model called {call.name[:64]!r}, which 'tool_choice' does not allow.")
         self._complete()
+        if self._current is not None and not self._offered.parallel:
+            self._warn("several calls came, although parallel_tool_calls was false")
         self._half = ""
         self._current = call
         call.shown_id = self._emit.reserve(call.call_id)
@@ -165,16 +172,23 @@ class Calls:
     def _tell(self, call: _Call, handle: int, fragment: str) -> None:
         fragment = self._mend(fragment)
         if call.unwrap is None:
+            self._pieces.append(fragment)
             self._emit.arguments(handle, fragment)
         else:
             self._emit.custom_input(handle, call.unwrap.feed(fragment))
 
     def _complete(self) -> None:
-        """The rest of an open custom call's input, before something else closes it."""
-        call = self._current
+        """The rest of an open custom call's input, before something else closes it; arguments are looked at."""
+        call, arguments, self._pieces = self._current, "".join(self._pieces), []
+        if arguments and not _is_json(arguments):
+            self._warn("arguments of a call are no JSON")
         if call is not None and call.unwrap is not None and call.handle is not None and self._is_open(call):
             self._emit.custom_input(call.handle, call.unwrap.finish())
             call.unwrap = None
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _mend(self, fragment: str) -> str:
         self._half, fragment = mend(self._half, fragment)
@@ -205,3 +219,11 @@ def _arguments(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     except (ValueError, OverflowError):  # halves of surrogate pairs, numbers without end
         return json.dumps(value, separators=(",", ":"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -80,7 +80,8 @@ def encode_chat(
 def offered_by(request: Request) -> Offered:
     """What the model may call, for whoever reads its answer."""
     offered = list(offers(request.tools))
-    return Offered({offer.name: offer for offer in offered}, limit(request.tool_choice, offered))
+    named = {offer.name: offer for offer in offered}
+    return Offered(named, limit(request.tool_choice, offered), request.parallel_tool_calls is not False)
 
 
 def _tools(request: Request, profile: Profile) -> Json:

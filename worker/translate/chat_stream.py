@@ -6,7 +6,7 @@ Whatever comes next closes what was open. A stream that never said why it stoppe
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from shared.core.emitter import Emitter, Ending
@@ -84,9 +84,9 @@ class ChatStream:
         return self._done or bool(self._finish)
 
     @property
-    def unknown_finish(self) -> str | None:
-        """A finish reason that is not in the table (and was taken for an ordinary end), for the log."""
-        return self._finish if self._finish and self._finish not in FINISHES else None
+    def warnings(self) -> Sequence[str]:
+        unknown = bool(self._finish) and self._finish not in FINISHES
+        return [*self._calls.warnings, *([f"stopped for an unknown reason: {self._finish}"] if unknown else [])]
 
     def feed(self, data: bytes, event: str = "") -> None:
         """One payload. Raises ``UpstreamError`` when it is an error or cannot be read."""

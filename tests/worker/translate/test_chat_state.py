@@ -340,3 +340,22 @@ def test_any_state_gives_a_correct_stream_and_a_next_turn(deltas: list[Any], pro
     except UpstreamError:
         return
     assert all(message["role"] == "assistant" for message in messages)
+
+
+def warnings(deltas: list[Json], **fields: Any) -> list[str]:
+    asked = ask(PROFILES["generic"], **fields)
+    stream = CHAT.answer(asked, Emitter(draft(asked.request)))
+    for delta in deltas:
+        stream.feed(json.dumps({"choices": [{"delta": delta}]}).encode())
+    stream.feed(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}')
+    assert stream.end().status == "completed"
+    return list(stream.warnings)
+
+
+def test_what_the_client_has_to_live_with_is_said_in_the_log() -> None:
+    assert warnings([call("f"), call("g"), {"content": "x"}]) == []
+    several = "several calls came, although parallel_tool_calls was false"
+    assert warnings([call("f"), call("g"), call("h")], parallel_tool_calls=False) == [several]
+    assert warnings([call("f")], parallel_tool_calls=False) == []
+    broken = {"tool_calls": [{"function": {"name": "f", "arguments": "{oops"}}]}
+    assert warnings([broken, broken]) == ["arguments of a call are no JSON"]

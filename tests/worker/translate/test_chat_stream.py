@@ -451,7 +451,7 @@ def test_what_the_shell_can_see() -> None:
     assert not stream.ended
     stream.feed(b'{"choices":[{"finish_reason":"Weird"}]}')
     assert stream.ended
-    assert stream.unknown_finish == "weird"
+    assert list(stream.warnings) == ["stopped for an unknown reason: weird"]
     stream.feed(b" [DONE]")
     stream.feed(b"whatever comes behind it")
     assert stream.end() == Ending("completed")
