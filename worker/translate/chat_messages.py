@@ -146,7 +146,7 @@ class _Writer:
             message["refusal"] = turn.refusal
         if turn.calls:
             message["tool_calls"] = calls = [self._write_call(call) for call in turn.calls]
-            if self._profile.unsigned_call and not any(call.call_id in self._call_states for call in turn.calls):
+            if self._profile.unsigned_call and not any("extra_content" in call for call in calls):
                 calls[0] |= self._profile.unsigned_call
         self._add_thoughts(message, turn.thoughts, has_calls=bool(turn.calls))
         self._messages.append(message)
@@ -175,7 +175,7 @@ class _Writer:
         arguments = call.arguments if isinstance(call, FunctionCall) else wrap(call.input)
         function = {"name": joined_name(call.name, call.namespace), "arguments": arguments}
         written = {"id": self._call_id(call.call_id), "type": "function", "function": function}
-        if (extra := self._call_states.get(call.call_id)) is not None:
+        if (extra := self._call_states.pop(call.call_id, None)) is not None:
             written["extra_content"] = extra
         return written
 

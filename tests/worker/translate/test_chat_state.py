@@ -141,6 +141,15 @@ def test_a_signature_without_an_id_finds_its_call() -> None:
     assert first["extra_content"] == second["extra_content"] == signature("A")
 
 
+def test_ids_that_come_again_in_a_later_turn() -> None:
+    first = answer(ask(GEMINI), [call("f", extra_content=signature("A"))]).output
+    second = answer(ask(GEMINI), [call("f")]).output
+    output = FunctionCallOutput("id_f", "42")
+    one, two = told(ask(GEMINI, Message("user", "x"), *first, output, Message("user", "y"), *second, output))
+    assert one["tool_calls"][0]["extra_content"] == signature("A")
+    assert two["tool_calls"][0]["extra_content"] != signature("A")
+
+
 def test_a_signature_that_comes_late() -> None:
     begun = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}]}
     rest = {"tool_calls": [{"index": 0, "function": {"arguments": "}"}, "extra_content": signature("A")}]}

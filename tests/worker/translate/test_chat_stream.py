@@ -1,7 +1,6 @@
-"""Recorded and written streams of Chat Completions reach the outcome they should, wherever the network cuts them."""
+"""The stream of Chat Completions, rule by rule. All streams of tests/streams: test_chat_recordings.py."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from support.contract import check_stream
 from worker.translate.chat_stream import ChatStream
 
 STREAMS = Path(__file__).parents[2] / "streams"
-QUIRKS: dict[str, dict[str, Any]] = json.loads((STREAMS / "quirks/expected.json").read_bytes())
 GENERIC = PROFILES["generic"]
 THINK = PROFILES["think-tags"]
 
@@ -40,10 +38,6 @@ def captured() -> list[str]:
 
 def body_of(name: str) -> bytes:
     return (STREAMS / f"{name}.body").read_bytes()
-
-
-def profile_of(name: str) -> Profile:
-    return THINK if "think-tags" in name else GENERIC
 
 
 def run(blocks: list[bytes], profile: Profile = GENERIC) -> tuple[Response, bytes]:
@@ -166,13 +160,6 @@ def read_naively(body: bytes) -> dict[str, Any]:
     return found | {"calls": [calls[index] for index in sorted(calls)]}
 
 
-@pytest.mark.parametrize("name", QUIRKS)
-def test_quirks(name: str) -> None:
-    response, frames = run([body_of(f"quirks/{name}")], profile_of(name))
-    assert outcome(response) == QUIRKS[name]
-    assert violations(frames) == []
-
-
 @pytest.mark.parametrize("name", captured())
 def test_captures(name: str) -> None:
     body = body_of(name)
@@ -184,28 +171,6 @@ def test_captures(name: str) -> None:
 def test_there_are_captures_of_all_programs() -> None:
     assert {name.partition("/")[0] for name in captured()} >= {"aimock", "llamacpp", "mlx", "transformers", "pace"}
     assert len(captured()) > 40
-
-
-STREAMED = [f"quirks/{name}" for name in QUIRKS] + [name for name in captured() if body_of(name)[:1] != b"{"]
-
-
-@pytest.mark.parametrize("name", STREAMED)
-def test_byte_by_byte(name: str) -> None:
-    body = body_of(name)
-    if len(body) > 8000:
-        blocks = [body[at : at + 7] for at in range(0, len(body), 7)]
-    else:
-        blocks = [body[at : at + 1] for at in range(len(body))]
-    assert run(blocks, profile_of(name)) == run([body], profile_of(name))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from([name for name in STREAMED if len(body_of(name)) < 8000]), st.data())
-def test_where_the_network_cuts_does_not_matter(name: str, data: st.DataObject) -> None:
-    body = body_of(name)
-    edges = [0, *sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8))), len(body)]
-    cut = run([body[a:b] for a, b in pairwise(edges)], profile_of(name))
-    assert cut == run([body], profile_of(name))
 
 
 # -- items and parts
