@@ -122,6 +122,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     refuse_params: Annotated[
         frozenset[OptionalParam], Meta(description="The same, but a request with one is refused (400).")
     ] = frozenset()
+    hash_identifiers: Annotated[
+        bool, Meta(description="`user` and `safety_identifier` are sent as their SHA-256, 64 hexadecimal digits.")
+    ] = False
     clamp: Annotated[
         dict[Clamped, tuple[float, float]], Meta(description="Parameter to least and greatest value.")
     ] = {}

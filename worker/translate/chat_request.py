@@ -4,6 +4,7 @@ The answer is always streamed: that gives cancellation, idle timers and partial 
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, cast
 
 import msgspec
@@ -61,6 +62,9 @@ def encode_chat(
         value = getattr(request, name)
         if value is not None and name not in profile.drop_params:
             body[name] = value
+    for name in ("user", "safety_identifier") if profile.hash_identifiers else ():
+        if name in body:
+            body[name] = sha256(body[name].encode()).hexdigest()
     for clamped, (least, most) in profile.clamp.items():
         if clamped in body:
             body[clamped] = min(max(body[clamped], least), most)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.core.profiles import PROFILES, Profile
@@ -200,3 +201,13 @@ def test_a_schema_that_the_server_cannot_enforce_is_said_in_words() -> None:
         (PROFILES["deepseek"], {"format": wanted, "tools": TOOLS, "tool_choice": FunctionChoice("f")}),
     ):
         assert len(encode(profile, **fields)["messages"]) == 1
+
+
+def test_who_the_user_is_can_be_kept_from_the_provider() -> None:
+    openai = PROFILES["openai"]
+    asked = {"user": "ada@example.org", "safety_identifier": "ada"}
+    body = encode(msgspec.structs.replace(openai, hash_identifiers=True), **asked)
+    assert all(len(body[name]) == 64 and "ada" not in body[name] for name in asked)
+    assert body["user"] != body["safety_identifier"]
+    assert encode(openai, **asked).items() >= asked.items()
+    assert "user" not in encode(msgspec.structs.replace(GENERIC, hash_identifiers=True), **asked)
