@@ -171,7 +171,7 @@ class Stream:
     async def _read(self, reply: aiohttp.ClientResponse) -> None:
         sse = SSEDecoder(MAX_EVENT_BYTES)
         async for block in reply.content.iter_any():
-            for _, data in sse.feed(block):
+            for data in (event.data for event in sse.feed(block)):
                 if data == DONE:
                     self._done = True
                     return

@@ -20,6 +20,7 @@ import structlog
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from shared.deadline import Deadline
 from shared.store.redis import connect, inbox_channel
 from shared.tasks import end
 
@@ -50,8 +51,7 @@ class Reader:
         self._size = 0
         self._missed = False
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self._deadline = Deadline(self._wake)
 
     def put(self, heard: Heard) -> bool:
         """False when there was no room: the reader is sent back to the log."""
@@ -76,38 +76,20 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _arm(self) -> None:
-        """See that a timer runs out at the deadline or before. It stays while messages come: cheaper than one for each."""
-        if self._timer is not None and self._timer.when() > self._deadline:
-            self.close()
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._waiter is not None:
-            if asyncio.get_running_loop().time() >= self._deadline:
-                self._wake()
-            else:
-                self._arm()
-
     def close(self) -> None:
         """Nothing is waited for any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.close()
 
     async def next(self, timeout_s: float) -> Heard | None:
         """What was heard next; ``None`` when the log must be looked at (something was missed, or all was silent)."""
         if not self._heard and not self._missed:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            self._deadline = loop.time() + timeout_s
-            self._arm()
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._deadline.within(timeout_s)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+                self._deadline.pause()
         if self._missed or not self._heard:
             self._missed = False
             return None

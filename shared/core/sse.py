@@ -3,12 +3,12 @@
 Source: the WHATWG's "Interpreting an event stream". ``id`` and ``retry`` mean nothing to us and are skipped.
 """
 
-from typing import NamedTuple
+import msgspec
 
 BOM = b"\xef\xbb\xbf"
 
 
-class SSEEvent(NamedTuple):
+class SSEEvent(msgspec.Struct, frozen=True, gc=False):
     """``event`` is empty when the stream did not name it; ``data`` are the data lines, joined by line feeds."""
 
     event: str

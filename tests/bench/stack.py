@@ -57,6 +57,7 @@ class Stack:
         settings = {
             "OPENAI_BASE_URL": self.direct, "OPENAI_API_KEY": "sk-bench", "HOST": "127.0.0.1", "PORT": str(port),
             "RESPOOL_DATA_DIR": str(self.folder / "data"), "RESPOOL_DURABILITY": "everysec", "LOG_FORMAT": "json",
+            "RESPOOL_MAX_QUEUE": "50000",
         }  # fmt: skip
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": path, **settings}  # nothing else of this shell's settings

@@ -14,6 +14,7 @@ import structlog
 
 from shared.core.emitter import Emitter, Ending
 from shared.core.sse import LineTooLong, SSEDecoder
+from shared.deadline import Deadline
 from shared.errors import UpstreamError
 from worker.backends.base import DIALECTS, Call, Flush
 from worker.translate.dialect import Answer, Ask, Dialect
@@ -21,6 +22,8 @@ from worker.translate.errors import upstream_error
 
 MAX_ERROR_BYTES = 64 << 10
 MAX_BODY_BYTES = 16 << 20
+READ_BYTES = 256 << 10
+"""Of one answer, twice that, is read ahead of its run. A stream that is often paused and resumed costs more."""
 USAGE_WAIT_S = 5.0
 """How long the rest of a stream (its usage) is awaited once the answer has ended."""
 
@@ -39,6 +42,7 @@ class HttpBackend:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            read_bufsize=READ_BYTES,
         )
         return self
 
@@ -92,18 +96,26 @@ class HttpBackend:
 async def _feed(
     content: aiohttp.StreamReader, stream: Answer, flush: Flush, timer: asyncio.Timeout, idle_s: float
 ) -> None:
+    """Feed *stream* to its end. From now on *timer* is over when nothing comes for *idle_s*."""
     sse = SSEDecoder()
-    ended_until: float | None = None
-    async for block in content.iter_any():
-        timer.reschedule(None)
-        for event in sse.feed(block):
-            if event.data == b"[DONE]":
-                return
-            stream.feed(event.data, event.event)
-        await flush()
-        if stream.ended and ended_until is None:
-            ended_until = _in(USAGE_WAIT_S)
-        timer.reschedule(ended_until or _in(idle_s))
+    idle = Deadline(lambda: timer.reschedule(_in(0)))
+    timer.reschedule(None)
+    ended = False
+    idle.within(idle_s)
+    try:
+        async for block in content.iter_any():
+            if not ended:
+                idle.pause()
+            for event in sse.feed(block):
+                if event.data == b"[DONE]":
+                    return
+                stream.feed(event.data, event.event)
+            await flush()
+            if not ended:
+                ended = stream.ended
+                idle.within(USAGE_WAIT_S if ended else idle_s)
+    finally:
+        idle.close()
 
 
 async def _read(content: aiohttp.StreamReader, limit_bytes: int) -> bytes:

@@ -116,6 +116,17 @@ def _mend_delta(delta: dict[str, Any]) -> None:
         call["function"] = call.get("function") or None
 
 
+def only_text(chunk: Chunk) -> str:
+    """The text of a chunk that says nothing else; empty for any other. Compared as a whole, which is quicker than to look
+    at twenty fields."""
+    choice = chunk.choices[0] if chunk.choices else None
+    if choice is None or choice.delta is None or choice.index not in (None, 0):
+        return ""
+    text = choice.delta.content
+    alone = Chunk([Choice(choice.index, Delta(text))], object=chunk.object)
+    return text if type(text) is str and chunk == alone else ""
+
+
 def split_content(content: Any) -> list[tuple[str, str]]:
     """(kind, text) of a content that is a list of parts; the kinds are text, reasoning and refusal."""
     found = []

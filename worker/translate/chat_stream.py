@@ -23,6 +23,7 @@ from worker.translate.chat_chunk import (
     ToolDelta,
     decode_chunk,
     join_texts,
+    only_text,
     read_logprobs,
     read_usage,
     split_content,
@@ -101,6 +102,9 @@ class ChatStream:
                 raise stream_error(data)
             chunk, torn = decode_chunk(data)
             self._torn = self._torn or torn
+            if self._goes_on and (text := only_text(chunk)):
+                self._emit.text(text)
+                return
             self._read(chunk)
             if chunk.is_error:
                 raise stream_error(data)
@@ -154,6 +158,11 @@ class ChatStream:
         if way == "max_output_tokens" or way == "content_filter":
             return Ending("incomplete", self._usage, reason=way)
         return Ending("completed", self._usage)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a text that comes now only goes on with what came before it: so it is with nearly all of a stream."""
+        return self._last == "text" and not (self._torn or self._think or self._hush or self._logprobs)
 
     def _read(self, chunk: Chunk) -> None:
         for choice in chunk.choices or ():

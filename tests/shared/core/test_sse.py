@@ -43,7 +43,8 @@ def test_events(name: str) -> None:
 def test_byte_by_byte(name: str) -> None:
     raw, expected = CASES[name]
     decoder = SSEDecoder()
-    assert [event for at in range(len(raw)) for event in decoder.feed(raw[at : at + 1])] == expected
+    found = [event for at in range(len(raw)) for event in decoder.feed(raw[at : at + 1])]
+    assert found == [SSEEvent(*one) for one in expected]
 
 
 @given(st.lists(st.sampled_from([b"data: a", b"data:", b"event: e", b": c", b"\n", b"\r", b"\r\n", b"x"])), st.data())
