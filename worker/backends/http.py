@@ -1,7 +1,8 @@
 """The one HTTP shell of all dialects over HTTP: call, read, feed, flush. Foreign exceptions become ours here.
 
-Timers: connect, first byte, and idle between reads (comments count as life). No redirects, no cookies, no compression,
-no proxies from the environment; lines, error bodies and answers that are not a stream have a cap.
+Timers: connect, first byte, and idle between reads (comments count as life); the whole is bounded by ``max_run_s`` of the
+run. No redirects, no cookies, no compression, no proxies from the environment; certificates are verified; lines, error
+bodies and answers that are not a stream have a cap.
 """
 
 import asyncio
@@ -50,10 +51,31 @@ class HttpBackend:
         await self._http.close()
 
     async def run(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
+        """One call, or several when the provider pauses its turn and the dialect goes on with it."""
+        dialect = self._dialects[call.row.dialect]
+        ask = Ask(call.request, call.items, call.row.model or call.request.model, call.row.quirks, call.state)
+        stream = dialect.answer(ask, emit)
+        body: bytes | None = dialect.encode(ask)
+        while body is not None:
+            try:
+                await self._exchange(call, dialect, body, stream, flush)
+            except LineTooLong as error:
+                raise UpstreamError("The backend sent a line that is too long.") from error
+            except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+                if not stream.ended:  # else only the usage was still awaited
+                    raise UpstreamError("The backend did not answer in time.", retryable=True, max_tries=2) from error
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise UpstreamError("The certificate of the backend is not trusted.", retryable=True) from error
+            except aiohttp.ClientConnectorError as error:
+                raise UpstreamError("The backend cannot be reached.", retryable=True) from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise UpstreamError("The connection to the backend broke.", retryable=True) from error
+            body = stream.follow_up()
+        return stream.end()
+
+    async def _exchange(self, call: Call, dialect: Dialect, body: bytes, stream: Answer, flush: Flush) -> None:
+        """Send *body* and feed the answer to *stream*."""
         row, profile = call.row, call.row.quirks
-        dialect, model = self._dialects[row.dialect], row.model or call.request.model
-        ask = Ask(call.request, call.items, model, profile, call.state)
-        body = dialect.encode(ask)
         headers = {
             **row.headers,
             "Content-Type": "application/json",
@@ -63,34 +85,27 @@ class HttpBackend:
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=row.connect_timeout_s)
         url, query = f"{row.base_url.rstrip('/')}{dialect.path}", profile.extra_query
-        stream = dialect.answer(ask, emit)
-        try:
-            async with (
-                asyncio.timeout(row.first_byte_timeout_s) as timer,
-                self._http.post(
-                    url, params=query, data=body, headers=headers, timeout=timeout, allow_redirects=False
-                ) as answer,
-            ):
-                log.debug("upstream.called", model=call.request.model, status=answer.status)
-                if answer.status != 200:
-                    timer.reschedule(_in(row.idle_timeout_s))
-                    text = await _read(answer.content, MAX_ERROR_BYTES)
-                    raise upstream_error(answer.status, text, answer.headers.get("Retry-After"), time.time())
-                if answer.content_type == "text/event-stream":
-                    await _feed(answer.content, stream, flush, timer, row.idle_timeout_s)
-                else:
-                    timer.reschedule(_in(row.idle_timeout_s))
-                    stream.feed_whole(await _read(answer.content, MAX_BODY_BYTES))
-        except LineTooLong as error:
-            raise UpstreamError("The backend sent a line that is too long.") from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            if not stream.ended:  # else only the usage was still awaited
-                raise UpstreamError("The backend did not answer in time.", retryable=True, max_tries=2) from error
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamError("The backend cannot be reached.", retryable=True) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamError("The connection to the backend broke.", retryable=True) from error
-        return stream.end()
+        async with (
+            asyncio.timeout(row.first_byte_timeout_s) as timer,
+            self._http.post(
+                url, params=query, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as answer,
+        ):
+            log.debug("upstream.called", model=call.request.model, status=answer.status)
+            compressed = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
+            if answer.status != 200:
+                timer.reschedule(_in(row.idle_timeout_s))
+                text = b"" if compressed else await _read(answer.content, MAX_ERROR_BYTES)
+                raise upstream_error(answer.status, text, answer.headers.get("Retry-After"), time.time())
+            if compressed:  # what a few bytes may grow to is not for the backend to choose
+                raise UpstreamError("The backend compressed its answer, which it was asked not to do.")
+            if answer.content_type == "text/event-stream":
+                await _feed(answer.content, stream, flush, timer, row.idle_timeout_s)
+                return
+            whole = await _read(answer.content, MAX_BODY_BYTES + 1, timer, row.idle_timeout_s)
+            if len(whole) > MAX_BODY_BYTES:
+                raise UpstreamError("The backend sent an answer that is too large.")
+            stream.feed_whole(whole)
 
 
 async def _feed(
@@ -118,13 +133,17 @@ async def _feed(
         idle.close()
 
 
-async def _read(content: aiohttp.StreamReader, limit_bytes: int) -> bytes:
-    """At most *limit_bytes* of a body."""
+async def _read(
+    content: aiohttp.StreamReader, limit_bytes: int, timer: asyncio.Timeout | None = None, idle_s: float = 0.0
+) -> bytes:
+    """At most *limit_bytes* of a body. With a *timer*, *idle_s* counts from each block, not for the whole."""
     body = bytearray()
     async for block in content.iter_any():
         body += block
         if len(body) >= limit_bytes:
             break
+        if timer is not None:
+            timer.reschedule(_in(idle_s))
     return bytes(body[:limit_bytes])
 
 

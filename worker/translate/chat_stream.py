@@ -131,6 +131,10 @@ class ChatStream:
         self._finish = self._finish or "stop"  # it is whole: some say nothing more
         self._done = True
 
+    def follow_up(self) -> bytes | None:
+        """A chat completion is never paused."""
+        return None
+
     def end(self) -> Ending:
         """How the answer ends, now that nothing more comes; the last of it is emitted before."""
         fault: str | None = None

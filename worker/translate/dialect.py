@@ -53,6 +53,11 @@ class Answer(Protocol):
         """The body of a 200 that is not called a stream. Raises ``UpstreamError`` when it is no answer."""
         ...
 
+    def follow_up(self) -> bytes | None:
+        """The body of one more call when the provider has paused its turn, else ``None``. What it answers is fed to this
+        same object. To be asked when nothing more comes; the number of calls is bounded here."""
+        ...
+
     def end(self) -> Ending:
         """How it ends, now that nothing more comes; the last of it is emitted before."""
         ...
