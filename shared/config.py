@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
-from shared.core.profiles import PROFILES, Preset, Profile
+from shared.core.profiles import PROFILES, Preset, Profile, spoken
 from shared.errors import ConfigError
 
 MIB = 1024 * 1024
@@ -60,8 +60,13 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where a public model name leads. ``key`` is resolved from ``key_env`` at load and cannot be written in the file."""
 
-    dialect: Annotated[Literal["chat", "echo"], Meta(description="What the backend speaks.")]
-    base_url: Annotated[str, Meta(description="Address up to and including `/v1`; needed for `chat`.")] = ""
+    dialect: Annotated[
+        Literal["chat", "responses", "anthropic", "echo"],
+        Meta(
+            description="What the backend speaks: Chat Completions, Responses or Anthropic Messages; `echo` is embedded."
+        ),
+    ]
+    base_url: Annotated[str, Meta(description="Address up to and including `/v1`; needed, but for `echo`.")] = ""
     model: Annotated[str, Meta(description="The backend's name of the model. Empty: the name that was asked for.")] = ""
     key_env: Annotated[
         str, Meta(description="Environment variable with the backend's key, or with `_FILE` its file.")
@@ -96,8 +101,8 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quirks(self) -> Profile:
-        """The profile with its overrides."""
-        profile = PROFILES[self.profile]
+        """The profile with its overrides, as the dialect has it."""
+        profile = spoken(PROFILES[self.profile], self.dialect)
         return msgspec.structs.replace(profile, **self.profile_overrides) if self.profile_overrides else profile
 
 
@@ -484,8 +489,8 @@ class _Loader:
         """*row* with its key and its profile's timers, as far as they are not *given*; its address checked."""
         timers = {name: getattr(row.quirks, name) for name in ("first_byte_timeout_s", "idle_timeout_s")}
         timers = {name: value for name, value in timers.items() if value is not None and name not in given}
-        if row.dialect == "chat" and not row.base_url:
-            self.problems.append(f"{path}base_url: is needed for the dialect chat")
+        if row.dialect != "echo" and not row.base_url:
+            self.problems.append(f"{path}base_url: is needed for the dialect {row.dialect}")
         elif row.base_url:
             self.address(row.base_url, f"{path}base_url")
         key = self.key(row.key_env) if row.key_env else None

@@ -51,6 +51,7 @@ EVENTS: Mapping[str, str] = {
     "upstream.failed": "A model backend failed, and the run with it.",
     "output.unfit": "An answer did not meet `tool_choice` or `text.format`: it is asked for once more, or the response fails.",
     "upstream.retried": "A model backend failed; the call is made again.",
+    "upstream.strange": "Something in an answer was left out, or was not as it should be; the answer was used.",
     "tokenizer.failed": "A backend's tokenizer could not be asked: tokens are estimated.",
     "loop.lagged": "The event loop was blocked for longer than 500 ms.",
     "redis.unavailable": "Redis does not answer, or refuses to write.",

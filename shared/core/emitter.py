@@ -48,6 +48,7 @@ from shared.wire.items import (
     Message,
     OutputItem,
     OutputText,
+    Phase,
     Reasoning,
     ReasoningText,
     Refusal,
@@ -196,6 +197,21 @@ class Emitter:
         self.size_bytes += len(sealed) - len(opened.sealed or "")
         opened.sealed = sealed
 
+    def message(self, phase: Phase | None = None) -> None:
+        """Begin another message, also behind one that is open."""
+        self._close_item("completed")
+        made = item_id("msg", self._response.id, self._next_item)
+        self._open_item(Message("assistant", [], made, "in_progress", phase), made)
+
+    def close_item(self) -> None:
+        """What comes belongs to another item, also when it is of the same kind."""
+        self._close_item("completed")
+
+    def close_part(self) -> None:
+        """What comes belongs to another part of the open item."""
+        if self._open is not None and self._open.part not in (None, "arguments", "input"):
+            self._close_part(self._open)
+
     def annotation(self, annotation: msgspec.Raw) -> None:
         """Belongs to the text that is open; without one there is nothing it could point at, and it is dropped."""
         opened = self._open
@@ -240,6 +256,11 @@ class Emitter:
         self._reserved.discard(call_id)
         self.size_bytes += len(name)
         return made, call_id
+
+    @property
+    def in_text(self) -> bool:
+        """Whether text that comes goes on with text that is there."""
+        return self._open is not None and self._open.part == "output_text"
 
     def is_open(self, handle: int) -> bool:
         """Whether the call behind *handle* still takes arguments, or input."""

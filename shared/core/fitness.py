@@ -81,6 +81,8 @@ def left_out(request: Request, profile: Profile) -> list[str]:
         if value is not None and name not in names and not least <= value <= most:
             found.append(f"{name} (set to {min(max(value, least), most):g})")
     effort = request.reasoning.effort if request.reasoning else None
+    if effort not in (None, "none"):
+        found += [name for name in sorted(profile.thinking_drops - profile.drop_params) if _is_given(request, name)]
     if effort is not None and not profile.effort_path and effort not in profile.effort_bodies:
         found.append("reasoning.effort")
     if profile.response_format == "object" and isinstance(request.format, JsonSchemaFormat):

@@ -27,13 +27,17 @@ from shared.wire.events import (
     InProgress,
     ItemAdded,
     ItemDone,
+    PartAdded,
+    PartDone,
     Queued,
     ReasoningTextDelta,
     RefusalDelta,
+    SummaryPartAdded,
+    SummaryPartDone,
     SummaryTextDelta,
     TextDelta,
 )
-from shared.wire.items import CustomToolCall, FunctionCall, Logprob, Reasoning
+from shared.wire.items import CustomToolCall, FunctionCall, Logprob, Message, Reasoning
 from shared.wire.responses import Response
 
 TOLD, FRAMES, OUTPUT = b"E", b"F", b"Z"
@@ -145,6 +149,8 @@ def _tell_again(told: _Told, *, streaming: bool) -> tuple[Emitter, Response]:
                 emitter.annotation(msgspec.Raw(arguments[0].encode()))
             case "state":
                 emitter.state(arguments[0])
+            case "message":
+                emitter.message(*arguments)
             case "end":
                 response = emitter.end(msgspec.convert(arguments[0], Ending), at=arguments[1])
             case _:
@@ -166,13 +172,33 @@ def _told(events: list[Event]) -> _Told:
     if not isinstance(created, Created):
         raise ValueError("a log begins with response.created")
     told = _Told(created.response, 0, [("created", [])])
+    before: Event = created
     for event in events[1:]:
+        if _was_told_to_close(before, event):
+            told.steps.append(("close_part" if isinstance(before, PartDone | SummaryPartDone) else "close_item", []))
         _tell(told, event)
+        if not isinstance(event, AnnotationAdded):
+            before = event
         told.obfuscate = told.obfuscate or isinstance(getattr(event, "obfuscation", None), str)
     for number, (kind, arguments) in enumerate(told.steps):
         if kind == "text" or kind in _DELTAS.values():
             told.steps[number] = (kind, ["".join(arguments), [len(delta) for delta in arguments]])
     return told
+
+
+def _was_told_to_close(before: Event, event: Event) -> bool:
+    """Whether an emitter would not have closed by itself what is closed between these two."""
+    match before, event:
+        case ItemDone(item=item), ItemAdded(item=other):
+            return isinstance(item, Reasoning) and isinstance(other, Reasoning)
+        case ItemDone(item=item), Incomplete() | Failed():
+            return item.status == "completed"
+        case PartDone(part=part), PartAdded(part=other_part):
+            return type(part) is type(other_part)
+        case SummaryPartDone(), SummaryPartAdded():
+            return True
+        case _:
+            return False
 
 
 def _tell(told: _Told, event: Event) -> None:
@@ -191,6 +217,8 @@ def _tell(told: _Told, event: Event) -> None:
                 steps.append(("call", _opening(event.item)))
             elif isinstance(event.item, CustomToolCall):
                 steps.append(("custom_call", _opening(event.item)))
+            elif isinstance(event.item, Message):
+                steps.append(("message", [event.item.phase] if event.item.phase else []))
         case ItemDone():
             if isinstance(event.item, Reasoning) and event.item.encrypted_content is not None:
                 steps.append(("state", [event.item.encrypted_content]))

@@ -5,7 +5,7 @@ by model or by deployment is for ``profile_overrides`` in the model table. The s
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -146,6 +146,29 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="Fragments of several calls alternate: all but the first wait until it is over.")
     ] = False
 
+    max_tokens_default: Annotated[
+        int,
+        Meta(ge=1, description="Dialect `anthropic`: its `max_tokens`, which it needs, without `max_output_tokens`."),
+    ] = 8192
+    thinking: Annotated[
+        Literal["adaptive", "budget", "none"],
+        Meta(description="Dialect `anthropic`: how an effort is said; `budget` is a number of tokens."),
+    ] = "budget"
+    thinking_drops: Annotated[
+        frozenset[OptionalParam], Meta(description="Left out, and named in a header, when an effort is asked for.")
+    ] = frozenset()
+    schema_output: Annotated[
+        Literal["native", "tool"],
+        Meta(description="Dialect `anthropic`: `output_config.format`, or a tool that must be called."),
+    ] = "tool"
+    responses_trusted: Annotated[
+        bool,
+        Meta(
+            description="Dialect `responses`: a whole one, with custom tools, sealed reasoning, `incomplete` at the limit, "
+            "and without keys that are not in that API."
+        ),
+    ] = False
+
     def key_header(self, key: str | None) -> dict[str, str]:
         if key is None:
             return {}
@@ -162,6 +185,7 @@ _OPENAI = Profile(
     drop_params=LOCAL_PARAMS,
     extra_body={"store": False},
     reasoning_kind="summary",
+    responses_trusted=True,
 )
 _DISABLED = {"thinking": {"type": "disabled"}}
 
@@ -228,9 +252,13 @@ PROFILES: Mapping[Preset, Profile] = {
         unsigned_call={"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}},
         drop_params=HOSTED_PARAMS,
     ),
-    # Anthropic's endpoint for clients of OpenAI; its own API is another dialect.
+    # Most of this is Anthropic's endpoint for clients of OpenAI; its own API is the dialect with its name (`spoken`).
     "anthropic": Profile(
         family="anthropic-chat",
+        reasoning_kind="summary",
+        max_tokens_default=32_000,
+        thinking="adaptive",
+        schema_output="native",
         single_system=True,
         strict_tools=False,
         response_format="none",
@@ -282,3 +310,34 @@ PROFILES: Mapping[Preset, Profile] = {
     # A reasoning model behind a server that does not take its thoughts out of the content.
     "think-tags": Profile(family="text", think_tags=THINK, reasoning_out="think_tags"),
 }
+
+
+_MESSAGES_PARAMS: frozenset[OptionalParam] = frozenset(
+    {"temperature", "top_p", "top_k", "stop", "safety_identifier", "parallel_tool_calls"}
+)
+_RESPONSES_LACKS: frozenset[OptionalParam] = PENALTIES | LOCAL_PARAMS | {"seed", "stop"}
+
+
+def spoken(profile: Profile, dialect: str) -> Profile:
+    """*profile* as it is in another dialect than Chat Completions: what that API has or lacks, whoever serves it."""
+    if dialect == "anthropic":
+        return msgspec.structs.replace(
+            profile,
+            auth_header="x-api-key" if profile.auth_header == "Authorization" else profile.auth_header,
+            audio=False,
+            strict_tools=True,
+            response_format="schema",
+            effort_path=() if profile.thinking == "none" else ("thinking",),
+            effort_bodies={},
+            logprobs=False,
+            drop_params=frozenset(get_args(OptionalParam)) - _MESSAGES_PARAMS,
+            thinking_drops=frozenset({"temperature", "top_p", "top_k"}),
+        )
+    if dialect == "responses":
+        return msgspec.structs.replace(
+            profile,
+            effort_path=("reasoning", "effort"),
+            effort_bodies={},
+            drop_params=profile.drop_params | (_RESPONSES_LACKS if profile.responses_trusted else frozenset()),
+        )
+    return profile

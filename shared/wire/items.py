@@ -11,6 +11,7 @@ import msgspec
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Role = Literal["user", "assistant", "system", "developer"]
+Phase = Literal["commentary", "final_answer"]
 
 
 class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
@@ -86,7 +87,7 @@ class Message(msgspec.Struct, tag_field="type", tag="message", omit_defaults=Tru
     content: str | list[MessagePart]
     id: str | None = None
     status: ItemStatus | None = None
-    phase: Literal["commentary", "final_answer"] | None = None
+    phase: Phase | None = None
 
 
 class FunctionCall(msgspec.Struct, tag_field="type", tag="function_call", omit_defaults=True):

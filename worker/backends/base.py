@@ -14,10 +14,16 @@ from shared.errors import UpstreamError
 from shared.seal import Sealer
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
+from worker.translate.anthropic import AnthropicDialect
 from worker.translate.chat import ChatDialect
 from worker.translate.dialect import Dialect, State
+from worker.translate.responses import ResponsesDialect
 
-DIALECTS: Mapping[str, Dialect] = {"chat": ChatDialect()}
+DIALECTS: Mapping[str, Dialect] = {
+    "chat": ChatDialect(),
+    "responses": ResponsesDialect(),
+    "anthropic": AnthropicDialect(),
+}
 """Those that are spoken over HTTP."""
 STATE_KIND = "state"
 """What provider state is sealed as."""

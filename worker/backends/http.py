@@ -69,9 +69,13 @@ class HttpBackend:
             except aiohttp.ClientConnectorError as error:
                 raise UpstreamError("The backend cannot be reached.", retryable=True) from error
             except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamError("The connection to the backend broke.", retryable=True) from error
+                if not stream.ended:
+                    raise UpstreamError("The connection to the backend broke.", retryable=True) from error
             body = stream.follow_up()
-        return stream.end()
+        ending = stream.end()
+        for warning in stream.warnings:
+            log.warning("upstream.strange", model=call.request.model, what=warning)
+        return ending
 
     async def _exchange(self, call: Call, dialect: Dialect, body: bytes, stream: Answer, flush: Flush) -> None:
         """Send *body* and feed the answer to *stream*."""

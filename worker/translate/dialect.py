@@ -58,6 +58,11 @@ class Answer(Protocol):
         same object. To be asked when nothing more comes; the number of calls is bounded here."""
         ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was not as it should be, but no reason to fail; for the log."""
+        ...
+
     def end(self) -> Ending:
         """How it ends, now that nothing more comes; the last of it is emitted before."""
         ...

@@ -20,6 +20,8 @@ STEPS = st.lists(
         ),
         st.tuples(st.just("call"), st.sampled_from([None, "", "call_a", "call_b"])),
         st.tuples(st.just("arguments"), TEXTS),
+        st.tuples(st.sampled_from(["message", "close_item", "close_part"]), st.none()),
+        st.tuples(st.just("message"), st.just("commentary")),
     ),
     max_size=12,
 )
@@ -57,6 +59,8 @@ def log_of(steps: list[tuple[str, str | None]], ending: Ending, *, background: b
             emit.text(value or "", [Logprob(value or "", -0.5, [1])])
         elif step == "annotation":
             emit.annotation(msgspec.Raw(msgspec.json.encode({"type": "url_citation", "title": value})))
+        elif value is None:
+            getattr(emit, step)()
         else:
             getattr(emit, step)(value)
     emit.end(ending, at=99)

@@ -1,0 +1,364 @@
+"""The stream of another server of the Responses API to our events: a source of deltas like any other, not a pipe.
+
+Ids, numbers and indexes are ours; what the server left out (parts, deltas, whole items) is made up from what it says later.
+An item of theirs is found by its id, else by its index, else it is the last one of its kind. Items may overlap
+(`worker.translate.blocks`). What has no form here (hosted tools) is left out, and ``warnings`` says so.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from shared.core.emitter import Emitter, Ending
+from shared.core.profiles import Profile
+from shared.core.sse import SSEDecoder
+from shared.errors import UpstreamError
+from shared.wire.items import Phase
+from shared.wire.responses import ResponseError, Usage
+from worker.translate.blocks import Block, Blocks
+from worker.translate.chat_calls import Offered
+from worker.translate.chat_chunk import join_texts
+from worker.translate.dialect import State
+from worker.translate.errors import garbage_error, stream_error
+from worker.translate.responses_events import (
+    ResponsesEvent,
+    Theirs,
+    Whole,
+    decode,
+    read_annotation,
+    read_items,
+    read_logprobs,
+    read_usage,
+)
+from worker.translate.responses_request import family_of
+from worker.translate.state import Kept, encode_state
+from worker.translate.writers import CallWriter, ReasoningWriter, TextWriter
+
+ENDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
+MAX_WARNINGS = 16
+Kind = Literal["message", "reasoning", "call"]
+Way = Literal["text", "refusal", "reasoning", "summary", "arguments", "input"]
+_KINDS: dict[str, Kind] = {
+    "message": "message", "reasoning": "reasoning", "function_call": "call", "custom_tool_call": "call",
+}  # fmt: skip
+_WAYS: dict[str, Way] = {
+    "output_text": "text", "refusal": "refusal", "reasoning_text": "reasoning", "reasoning": "reasoning",
+    "reasoning_summary_text": "summary", "reasoning_summary": "summary",
+    "function_call_arguments": "arguments", "custom_tool_call_input": "input",
+}  # fmt: skip
+"""From the middle of an event's name, ``response.<middle>.delta``."""
+_KIND_OF_WAY: dict[Way, Kind] = {
+    "text": "message", "refusal": "message", "reasoning": "reasoning", "summary": "reasoning", "arguments": "call",
+    "input": "call",
+}  # fmt: skip
+_PART_WAYS: dict[str, Way] = {
+    "output_text": "text", "text": "text", "refusal": "refusal", "reasoning_text": "reasoning", "summary_text": "summary",
+}  # fmt: skip
+_QUIET = ("response.created", "response.queued", "response.in_progress", "keepalive", "ping")
+
+
+class ResponsesStream:
+    """One answer."""
+
+    def __init__(
+        self, emit: Emitter, profile: Profile, offered: Offered, state: State, *, max_output_tokens: int | None = None
+    ) -> None:
+        """*max_output_tokens* as it was asked: servers that are not trusted say ``completed`` at the limit."""
+        self.warnings: list[str] = []
+        self._emit = emit
+        self._profile = profile
+        self._offered = offered
+        self._state = state
+        self._limit = None if profile.responses_trusted else max_output_tokens
+        self._blocks = Blocks()
+        self._items: list[_Upstream] = []
+        self._by_id: dict[str, _Upstream] = {}
+        self._by_index: dict[int, _Upstream] = {}
+        self._end = ""
+        self._reason: Any = None
+        self._usage: Usage | None = None
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._end)
+
+    def feed(self, data: bytes, event: str = "") -> None:
+        """One payload. Raises ``UpstreamError`` when it is an error or cannot be read."""
+        if self._end or not data or data.isspace():
+            return
+        found = decode(data, ResponsesEvent)
+        name = found.type if isinstance(found.type, str) else event
+        if name == "error" or event == "error" or (not name and found.error):
+            raise stream_error(data)
+        if name.startswith("response.") and found.response is not None and name.removeprefix("response.") in ENDS:
+            self._read_end(found.response, name.removeprefix("response."))
+        elif name == "response.output_item.added" and found.item is not None:
+            self._add(found.item, found.output_index)
+        elif name == "response.output_item.done" and found.item is not None:
+            self._finish_item(self._place(found.item, found.output_index), found.item)
+        elif name in ("response.content_part.done", "response.reasoning_summary_part.done"):
+            self._finish_part(found)
+        elif name == "response.output_text.annotation.added":
+            self._annotate(found)
+        elif name.endswith((".delta", ".done")):
+            self._grow(found, *name.removeprefix("response.").rsplit(".", 1))
+        elif name not in _QUIET and not name.endswith("part.added"):
+            self._warn(f"left out an event {name[:64]}")
+
+    def feed_whole(self, body: bytes) -> None:
+        """The body of a 200 that is not called a stream: a whole response, or a stream all the same."""
+        if body.lstrip().startswith((b"data:", b"event:", b":")):
+            for event in SSEDecoder(max_line_bytes=len(body) + 1).feed(body):
+                self.feed(event.data, event.event)
+            return
+        whole = decode(body, Whole)
+        if whole.object != "response" and not isinstance(whole.output, list):
+            raise stream_error(body) if whole.error or b"message" in body or b"detail" in body else garbage_error()
+        self._read_end(whole, "completed")
+
+    def follow_up(self) -> None:
+        """It never pauses."""
+
+    def end(self) -> Ending:
+        """How the answer ends, now that nothing more comes; the last of it is emitted before."""
+        try:
+            self._blocks.finish()
+        except UpstreamError as error:
+            return Ending("failed", self._usage, error=ResponseError("server_error", error.message))
+        if not self._end:
+            fault = ResponseError("server_error", "The model backend's stream ended without saying why.")
+            return Ending("failed", self._usage, error=fault)
+        if self._end == "incomplete":
+            if self._reason == "content_filter":
+                return Ending("incomplete", self._usage, reason="content_filter")
+            return Ending("incomplete", self._usage, reason="max_output_tokens")
+        if self._limit is not None and self._usage is not None and self._usage.output_tokens >= self._limit:
+            return Ending("incomplete", self._usage, reason="max_output_tokens")
+        return Ending("completed", self._usage)
+
+    def _add(self, item: Theirs, index: Any) -> "_Upstream":
+        kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
+        upstream = _Upstream(kind, self._writer(kind, item), self._blocks)
+        if kind is None:
+            self._warn(f"left out an item of type {str(item.type)[:64]}")
+        self._items.append(upstream)
+        if isinstance(item.id, str) and item.id:
+            self._by_id[item.id] = upstream
+        if isinstance(index, int):
+            self._by_index[index] = upstream
+        if kind == "call":
+            upstream.say("arguments", 0, "")  # a call is there before it has arguments
+        return upstream
+
+    def _writer(self, kind: Kind | None, item: Theirs) -> "Writers | None":
+        if kind == "message":
+            phase: Phase | None = item.phase if item.phase in ("commentary", "final_answer") else None
+            return TextWriter(self._emit, own_message=True, phase=phase)
+        if kind == "reasoning":
+            return ReasoningWriter(self._emit, self._profile.reasoning_kind)
+        if kind is None:
+            return None
+        name = item.name if isinstance(item.name, str) else ""
+        if not name:
+            raise UpstreamError("The model backend sent a function call without a name.")
+        call_id = item.call_id if isinstance(item.call_id, str) else None
+        return CallWriter(self._emit, self._offered, name, call_id, free_text=item.type == "custom_tool_call")
+
+    def _place(self, item: Theirs, index: Any) -> "_Upstream":
+        """The item that this one finishes; one that was never added is added now."""
+        found = self._by_id.get(item.id) if isinstance(item.id, str) and item.id else None
+        if found is None and isinstance(index, int):
+            found = self._by_index.get(index)
+        kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
+        if found is None and not item.id:
+            found = next((one for one in self._items if one.kind == kind and not one.over), None)
+        return found if found is not None and found.kind == kind else self._add(item, index)
+
+    def _find(self, event: ResponsesEvent, kind: Kind) -> "_Upstream | None":
+        """The item that an event belongs to; ``None`` when that was left out."""
+        found = self._by_id.get(event.item_id) if isinstance(event.item_id, str) else None
+        if found is None and isinstance(event.output_index, int):
+            found = self._by_index.get(event.output_index)
+        if found is None:
+            found = next((one for one in reversed(self._items) if one.kind == kind and not one.over), None)
+        if found is None and kind != "call":
+            item_id = event.item_id if isinstance(event.item_id, str) else None
+            found = self._add(Theirs(kind, item_id), event.output_index)
+        if found is None:
+            raise UpstreamError("The model backend sent arguments for a function call that it did not name.")
+        return found if found.kind == kind else None
+
+    def _grow(self, event: ResponsesEvent, middle: str, verb: str) -> None:
+        way = _WAYS.get(middle)
+        upstream = self._find(event, _KIND_OF_WAY[way]) if way is not None else None
+        if way is None or upstream is None:
+            self._warn(f"left out an event response.{middle[:48]}.{verb}")
+            return
+        part = _number(event.summary_index if way == "summary" else event.content_index)
+        if verb == "delta":
+            if isinstance(event.delta, str):
+                logprobs = read_logprobs({"content": event.logprobs}) if way == "text" and event.logprobs else []
+                upstream.say(way, part, event.delta, logprobs)
+            return
+        whole = {"refusal": event.refusal, "arguments": event.arguments, "input": event.input}.get(way, event.text)
+        self._settle(upstream, way, part, whole)
+
+    def _finish_part(self, event: ResponsesEvent) -> None:
+        part = event.part
+        way = _PART_WAYS.get(part.type) if part is not None and isinstance(part.type, str) else None
+        upstream = self._find(event, _KIND_OF_WAY[way]) if way is not None else None
+        if part is None or way is None or upstream is None:
+            return
+        number = _number(event.summary_index if way == "summary" else event.content_index)
+        self._read_part(upstream, way, number, part)
+
+    def _read_part(self, upstream: "_Upstream", way: Way, number: int, part: Theirs) -> None:
+        logprobs = read_logprobs({"content": part.logprobs}) if way == "text" and part.logprobs else []
+        self._settle(upstream, way, number, part.refusal if way == "refusal" else part.text, logprobs)
+        for annotation in part.annotations if isinstance(part.annotations, list) else ():
+            upstream.cite(annotation, self._emit)
+
+    def _annotate(self, event: ResponsesEvent) -> None:
+        upstream = self._find(event, "message")
+        if upstream is not None:
+            upstream.cite(event.annotation, self._emit)
+
+    def _finish_item(self, upstream: "_Upstream", item: Theirs) -> None:
+        if upstream.kind == "call":
+            way: Way = "input" if item.type == "custom_tool_call" else "arguments"
+            self._settle(upstream, way, 0, item.input if way == "input" else item.arguments)
+        else:
+            for name, parts in (("summary", item.summary), ("content", item.content)):
+                for number, part in enumerate(read_items(parts)):
+                    part_way = _PART_WAYS.get(part.type) if isinstance(part.type, str) else None
+                    if part_way is not None and _KIND_OF_WAY[part_way] == upstream.kind:
+                        self._read_part(upstream, part_way, number, part)
+                    elif name == "content":
+                        self._warn(f"left out a part of type {str(part.type)[:64]}")
+        if upstream.kind == "reasoning" and isinstance(item.encrypted_content, str) and item.encrypted_content:
+            sealed = self._state.seal(encode_state(Kept(family_of(self._profile), data=item.encrypted_content)))
+            if sealed is not None:
+                upstream.keep(sealed)
+        upstream.close()
+
+    def _settle(self, upstream: "_Upstream", way: Way, part: int, whole: Any, logprobs: Any = ()) -> None:
+        """The *whole* text of a part: say what of it was not said yet."""
+        if not isinstance(whole, str):
+            return
+        said = upstream.said(way, part)
+        if whole.startswith(said):
+            if len(whole) > len(said):
+                upstream.say(way, part, whole[len(said) :], logprobs if not said else ())
+        else:
+            self._warn(f"ended a {way} with another text than it had streamed")
+
+    def _read_end(self, whole: Whole, name: str) -> None:
+        self._usage = read_usage(whole.usage) or self._usage
+        status = whole.status if whole.status in ENDS else name
+        if status in ("failed", "cancelled") or (whole.error and status != "incomplete"):
+            raise stream_error(msgspec.json.encode({"error": whole.error or {"message": f"It {status}."}}))
+        self._compare(read_items(whole.output))
+        details = whole.incomplete_details
+        self._end = status
+        self._reason = details.get("reason") if isinstance(details, dict) else None
+
+    def _compare(self, output: list[Theirs]) -> None:
+        """What the server says its output was, against what it streamed: only what never came is said now."""
+        streamed = list(self._items)
+        by_id = [self._by_id.get(item.id) if isinstance(item.id, str) else None for item in output]
+        rest = [one for one in streamed if one not in by_id]
+        for item, found in zip(output, by_id, strict=True):
+            kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
+            if found is None:  # some give the items other ids in the end
+                found = next((one for one in rest if one.kind == kind), None)
+                if found is not None:
+                    rest.remove(found)
+            if found is None:
+                self._finish_item(self._add(item, None), item)
+            elif not found.over:
+                self._finish_item(found, item)
+            elif (text := _text_of(item)) is not None and text != found.text:
+                self._warn("told another output at the end than it had streamed")
+
+    def _warn(self, text: str) -> None:
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(text)
+
+
+Writers = TextWriter | ReasoningWriter | CallWriter
+
+
+class _Upstream:
+    """One item of theirs, and what was said of it. Without a kind it is left out of the answer."""
+
+    def __init__(self, kind: Kind | None, writer: Writers | None, blocks: Blocks) -> None:
+        self.kind = kind
+        self.over = False
+        self._writer = writer
+        self._blocks = blocks
+        self._block: Block | None = None if writer is None else blocks.open(writer)
+        self._said: dict[tuple[str, int], list[str]] = {}
+        self._part: tuple[str, int] | None = None
+        self._kept = False
+
+    @property
+    def text(self) -> str:
+        """All that a message or a call said."""
+        return "".join(piece for (way, _), pieces in self._said.items() if way != "cited" for piece in pieces)
+
+    def said(self, way: Way, part: int) -> str:
+        return "".join(self._said.get((way, part), ()))
+
+    def say(self, way: Way, part: int, text: str, logprobs: Any = ()) -> None:
+        if self._block is None or (not text and self.kind != "call"):
+            return
+        self._said.setdefault((way, part), []).append(text)
+        self._blocks.tell(self._block, self._say, way, part, text, logprobs)
+
+    def cite(self, annotation: Any, emit: Emitter) -> None:
+        raw = read_annotation(annotation)
+        cited = None if raw is None else bytes(raw).decode()
+        if self._block is None or cited is None or cited in self._said.setdefault(("cited", 0), []):
+            return
+        self._said["cited", 0].append(cited)
+        self._blocks.tell(self._block, emit.annotation, raw)
+
+    def keep(self, sealed: str) -> None:
+        if self._block is not None and isinstance(self._writer, ReasoningWriter) and not self._kept:
+            self._kept = True
+            self._blocks.tell(self._block, self._writer.state, sealed)
+
+    def close(self) -> None:
+        self.over = True
+        if self._block is not None:
+            self._blocks.close(self._block)
+
+    def _say(self, way: Way, part: int, text: str, logprobs: Any) -> None:
+        writer = self._writer
+        if isinstance(writer, CallWriter):
+            writer.feed(text)
+            return
+        if writer is None:
+            return
+        if self._part is not None and self._part[0] == way and self._part != (way, part):
+            writer.next_part()
+        self._part = (way, part)
+        if isinstance(writer, ReasoningWriter):
+            (writer.raw if way == "reasoning" else writer.summary)(text)
+        else:
+            if way == "refusal":
+                writer.refusal(text)
+            else:
+                writer.text(text, logprobs)
+
+
+def _text_of(item: Theirs) -> str | None:
+    """What a message or a call says; ``None`` for others."""
+    if item.type == "message":
+        return "".join(join_texts(part.text) + join_texts(part.refusal) for part in read_items(item.content))
+    given = item.arguments if item.type == "function_call" else item.input if item.type == "custom_tool_call" else None
+    return given if isinstance(given, str) else None
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
