@@ -120,6 +120,8 @@ async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow) -> lis
     if row.dialect == "echo":
         return [Row(part, "ok", "embedded")]
     headers = dict(row.headers) | row.quirks.key_header(row.key.reveal() if row.key else None)
+    if row.dialect == "anthropic":
+        headers["anthropic-version"] = "2023-06-01"
     query = row.quirks.extra_query
     try:
         async with http.get(f"{row.base_url}/models", params=query, headers=headers, allow_redirects=False) as reply:

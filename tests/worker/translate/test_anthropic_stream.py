@@ -15,6 +15,7 @@ from shared.errors import UpstreamError
 from shared.wire.items import CustomTool, FunctionCall, FunctionTool, Message, OutputText, Reasoning
 from shared.wire.responses import Response
 from support.answers import STATE, body_of, captured, data_of, frames_of, outcome, pieces, run
+from worker.translate.anthropic_messages import family_of
 from worker.translate.anthropic_stream import MAX_PAUSES, AnthropicStream
 from worker.translate.chat_calls import ANYTHING, Offered
 from worker.translate.state import open_states
@@ -160,7 +161,7 @@ def test_what_comes_late_for_a_block_is_not_lost() -> None:
     )  # fmt: skip
     assert [type(item) for item in response.output] == [Reasoning, Message, Reasoning]
     assert (outcome(response)["text"], outcome(response)["reasoning"]) == ("Hello", "hm so")
-    (kept,) = open_states(response.output, "anthropic/text", STATE).values()
+    (kept,) = open_states(response.output, family_of(GENERIC), STATE).values()
     assert (kept.text, kept.data) == ("hm so", {"signature": "late"})
 
 
