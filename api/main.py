@@ -17,6 +17,7 @@ from api.tokenizer import open_http
 from shared import logs
 from shared.config import Settings, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
+from shared.garbage import collect_rarely
 from shared.seal import Sealer
 
 EXIT_FAILURE = 1
@@ -81,6 +82,7 @@ async def serve(settings: Settings) -> None:
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=settings.reuse_port or None)
     await site.start()
+    collect_rarely()
     log.info("process.started", process=app[HUB].process, address=runner.addresses[0])
     await stopping.wait()
     log.info("process.draining")

@@ -13,6 +13,7 @@ import uvloop
 from shared import logs
 from shared.config import Settings, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
+from shared.garbage import collect_rarely
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
 from shared.seal import Sealer
@@ -82,6 +83,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
             asyncio.create_task(leases.pack(), name="packer"),
             asyncio.create_task(observer.keep(), name="observer"),
         ]
+        collect_rarely()
         log.info("process.started", process=name, slots=settings.worker_slots)
         try:
             await worker.async_run()
