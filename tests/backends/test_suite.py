@@ -1,0 +1,306 @@
+"""One suite for every dialect: each has its own wire for a scenario, what must come of it is the same for all.
+
+The worker's real shell calls a real server that plays the wire. A new dialect passes this before it has a name.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pytest
+
+from fakes.upstream import FakeUpstream, close, frame, hang, send, start, status
+from shared.config import ModelRow
+from shared.core.emitter import Emitter, Ending
+from shared.core.frames import render_all
+from shared.core.responses import draft
+from shared.errors import UpstreamError
+from shared.wire.items import (
+    FunctionCall,
+    FunctionCallOutput,
+    FunctionTool,
+    InputImage,
+    InputText,
+    Item,
+    JsonSchemaFormat,
+    Message,
+    Reasoning,
+)
+from shared.wire.requests import Request
+from shared.wire.responses import Response, ResponseError
+from support.answers import STATE, outcome
+from support.contract import check_stream
+from worker.backends.base import Call
+from worker.backends.http import HttpBackend
+
+Dialect = Literal["chat", "responses", "anthropic"]
+DIALECTS: tuple[Dialect, ...] = ("chat", "responses", "anthropic")
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS = [FunctionTool("f", parameters=SCHEMA), FunctionTool("g", parameters=SCHEMA)]
+ENDS = {
+    "chat": {"stop": "stop", "calls": "tool_calls", "length": "length", "filter": "content_filter"},
+    "anthropic": {"stop": "end_turn", "calls": "tool_use", "length": "max_tokens", "filter": "refusal"},
+}
+
+pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+def wire(dialect: Dialect, *, reasoning: Sequence[str] = (), text: Sequence[str] = (), calls: Sequence[Sequence[str]] = (),
+         refusal: str = "", end: str = "stop") -> list[bytes]:  # fmt: skip
+    """The frames of an answer: calls are (name, fragment, ...); 9 tokens in, 2 out."""
+    makers: dict[Dialect, Callable[..., list[dict[str, Any]]]] = {
+        "chat": _chat,
+        "responses": _responses,
+        "anthropic": _anthropic,
+    }
+    return [frame(one) for one in makers[dialect](reasoning, text, calls, refusal, end)]
+
+
+def _chat(
+    reasoning: Sequence[str], text: Sequence[str], calls: Sequence[Sequence[str]], refusal: str, end: str
+) -> list[Any]:
+    deltas: list[Any] = [{"reasoning_content": one} for one in reasoning] + [{"content": one} for one in text]
+    for index, (name, *fragments) in enumerate(calls):
+        deltas.append(
+            {"tool_calls": [{"index": index, "id": f"c{index}", "function": {"name": name, "arguments": ""}}]}
+        )
+        deltas += [{"tool_calls": [{"index": index, "function": {"arguments": one}}]} for one in fragments]
+    deltas += [{"refusal": refusal}] if refusal else []
+    finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": ENDS["chat"][end]}]}
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    return [*({"choices": [{"index": 0, "delta": one}]} for one in deltas), finish, {"choices": [], "usage": usage}]
+
+
+def _anthropic(
+    reasoning: Sequence[str], text: Sequence[str], calls: Sequence[Sequence[str]], refusal: str, end: str
+) -> list[Any]:
+    blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    if reasoning:
+        blocks.append(
+            ({"type": "thinking", "thinking": ""}, [{"type": "thinking_delta", "thinking": one} for one in reasoning])
+        )
+    if text:
+        blocks.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": one} for one in text]))
+    for index, (name, *fragments) in enumerate(calls):
+        started = {"type": "tool_use", "id": f"c{index}", "name": name, "input": {}}
+        blocks.append((started, [{"type": "input_json_delta", "partial_json": one} for one in fragments]))
+    events: list[Any] = [{"type": "message_start", "message": {"usage": {"input_tokens": 9}}}]
+    for index, (started, deltas) in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": started})
+        events += [{"type": "content_block_delta", "index": index, "delta": one} for one in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    stop: dict[str, Any] = {"stop_reason": ENDS["anthropic"][end]}
+    if refusal:
+        stop = {"stop_reason": "refusal", "stop_details": {"type": "refusal", "explanation": refusal}}
+    return [*events, {"type": "message_delta", "delta": stop, "usage": {"output_tokens": 2}}, {"type": "message_stop"}]
+
+
+def _responses(
+    reasoning: Sequence[str], text: Sequence[str], calls: Sequence[Sequence[str]], refusal: str, end: str
+) -> list[Any]:
+    events: list[Any] = []
+
+    def item(kind: str, way: str, pieces: Sequence[str], **more: Any) -> None:
+        place = len([one for one in events if one["type"] == "response.output_item.added"])
+        where = {"item_id": f"i{place}", "output_index": place}
+        added = {"type": kind, "id": f"i{place}", **more}
+        events.append({"type": "response.output_item.added", "output_index": place, "item": added})
+        events.extend({"type": f"response.{way}.delta", "delta": one, **where} for one in pieces)
+        events.append({"type": "response.output_item.done", "output_index": place, "item": added})
+
+    if reasoning:
+        item("reasoning", "reasoning_text", reasoning, summary=[])
+    if text:
+        item("message", "output_text", text, role="assistant")
+    for index, (name, *fragments) in enumerate(calls):
+        item("function_call", "function_call_arguments", fragments, call_id=f"c{index}", name=name)
+    if refusal:
+        item("message", "refusal", [refusal], role="assistant")
+    whole: dict[str, Any] = {
+        "status": "completed",
+        "usage": {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11},
+    }
+    if end in ("length", "filter"):
+        whole |= {"status": "incomplete"}
+        whole["incomplete_details"] = {"reason": "max_output_tokens" if end == "length" else "content_filter"}
+    return [*events, {"type": f"response.{whole['status']}", "response": whole}]
+
+
+async def nothing() -> None:
+    """Nobody waits for the events."""
+
+
+async def ask(upstream: FakeUpstream, dialect: Dialect, items: Sequence[Item] | None = None, flush: Any = nothing,
+              row: dict[str, Any] | None = None, **fields: Any) -> Response:  # fmt: skip
+    """The response, however it ends; its events keep the contract."""
+    request = Request(id="resp_00" + "a" * 32, created_at=1, model="m", **fields)
+    model = ModelRow(dialect=dialect, base_url=upstream.base_url, **(row or {}))
+    emit = Emitter(draft(request))
+    emit.created()
+    emit.in_progress()
+    async with HttpBackend() as backend:
+        try:
+            ending = await backend.run(
+                Call(request, items or [Message("user", "Hi")], model, "req", STATE), emit, flush
+            )
+        except UpstreamError as error:
+            ending = Ending("failed", error=ResponseError(error.code, error.message))
+    response = emit.end(ending, at=2)
+    frames = render_all(emit.take()).split(b"\n\n")[:-1]
+    assert check_stream([json.loads(one.partition(b"\ndata: ")[2]) for one in frames]) == []
+    return response
+
+
+async def answered(dialect: Dialect, frames: Sequence[bytes], **options: Any) -> tuple[dict[str, Any], Response, Any]:
+    """(the outcome, the response, the body that was sent)."""
+    async with FakeUpstream() as upstream:
+        upstream.queue(start(), *map(send, frames))
+        response = await ask(upstream, dialect, **options)
+        return outcome(response), response, (await upstream.called(0)).body
+
+
+async def test_text_and_usage(dialect: Dialect) -> None:
+    found, response, _ = await answered(dialect, wire(dialect, text=["Hel", "lo"]))
+    assert (found["text"], found["status"], found["usage"]) == ("Hello", "completed", [9, 0, 2, 0])
+    assert len(response.output) == 1
+
+
+async def test_nothing_is_an_answer_too(dialect: Dialect) -> None:
+    _, response, _ = await answered(dialect, wire(dialect))
+    assert (response.output, response.status) == ([], "completed")
+
+
+async def test_characters_cut_by_the_network(dialect: Dialect) -> None:
+    body = b"".join(wire(dialect, text=["grüß ", "😀", "\u2028", "漢"]))
+    found, _, _ = await answered(dialect, [body[at : at + 3] for at in range(0, len(body), 3)])
+    assert found["text"] == "grüß 😀\u2028漢"
+
+
+async def test_halves_of_a_character(dialect: Dialect) -> None:
+    body = b"".join(wire(dialect, text=["<", "1>", "!"])).replace(b'"<"', rb'"\ud83d"').replace(b'"1>"', rb'"\ude00"')
+    found, _, _ = await answered(dialect, [body])
+    assert found["text"] == "😀!"
+
+
+async def test_a_refusal_is_an_answer(dialect: Dialect) -> None:
+    found, _, _ = await answered(dialect, wire(dialect, refusal="I will not."))
+    assert (found["refusal"], found["status"]) == ("I will not.", "completed")
+
+
+async def test_reasoning_comes_first(dialect: Dialect) -> None:
+    found, response, _ = await answered(dialect, wire(dialect, reasoning=["h", "m"], text=["so"]))
+    assert [type(item) for item in response.output] == [Reasoning, Message]
+    assert (found["reasoning"], found["text"]) == ("hm", "so")
+
+
+async def test_calls(dialect: Dialect) -> None:
+    one = ["f", '{"city"', ': "Oslo"}']
+    for calls in ([one], [one, ["g", "{}"]], [["f"]]):
+        found, response, _ = await answered(dialect, wire(dialect, calls=calls, end="calls"), tools=TOOLS)
+        assert found["calls"] == [[name, "".join(fragments) or "{}"] for name, *fragments in calls]
+        assert found["status"] == "completed"
+        assert [item.call_id for item in response.output if isinstance(item, FunctionCall)] == [
+            f"c{i}" for i in range(len(calls))
+        ]
+
+
+async def test_a_round_trip_of_tools(dialect: Dialect) -> None:
+    items: list[Item] = [
+        Message("user", "Hi"),
+        FunctionCall("c0", "f", '{"city":"Oslo"}'),
+        FunctionCallOutput("c0", "sunny"),
+    ]
+    found, _, body = await answered(dialect, wire(dialect, text=["fine"]), items=items, tools=TOOLS)
+    assert found["text"] == "fine"
+    sent = json.dumps(body)
+    assert all(word in sent for word in ("c0", "Oslo", "sunny"))
+    assert sent.index("Oslo") < sent.index("sunny")
+
+
+async def test_images(dialect: Dialect) -> None:
+    items: list[Item] = [Message("user", [InputText("see"), InputImage(PIXEL)])]
+    _, _, body = await answered(dialect, wire(dialect, text=["a dot"]), items=items)
+    assert PIXEL.partition(",")[2] in json.dumps(body)
+
+
+async def test_structured_output(dialect: Dialect) -> None:
+    pieces = ['{"city":', '"Oslo"}']
+    native = dialect != "anthropic"
+    frames = wire(dialect, text=pieces) if native else wire(dialect, calls=[["place", *pieces]], end="calls")
+    found, _, body = await answered(dialect, frames, format=JsonSchemaFormat("place", SCHEMA))
+    assert (found["text"], found["calls"]) == ('{"city":"Oslo"}', [])
+    assert "place" in json.dumps(body)
+    assert json.dumps(SCHEMA) in json.dumps(body)
+
+
+@pytest.mark.parametrize(("end", "reason"), [("length", "max_output_tokens"), ("filter", "content_filter")])
+async def test_incomplete(dialect: Dialect, end: str, reason: str) -> None:
+    found, response, _ = await answered(dialect, wire(dialect, text=["Hel"], end=end))
+    assert (found["status"], found["reason"], found["text"]) == ("incomplete", reason, "Hel")
+    assert response.usage is not None
+
+
+async def test_a_hang_up_anywhere_fails_until_the_end_was_said(dialect: Dialect) -> None:
+    body = b"".join(wire(dialect, text=["Hel", "lo"]))
+    seen = []
+    for at in range(0, len(body) + 1, 29):
+        async with FakeUpstream() as upstream:
+            upstream.queue(start(), send(body[:at]), close())
+            response = await ask(upstream, dialect)
+            seen.append(response.status)
+            assert "Hello".startswith(outcome(response)["text"])
+    assert seen == sorted(seen, key=["failed", "completed"].index)
+    assert seen[0] == "failed"
+
+
+@pytest.mark.parametrize("garbage", [b"data: {nope\n\n", b"data: [1]\n\n", b"data: 3\n\n"])
+async def test_garbage(dialect: Dialect, garbage: bytes) -> None:
+    found, _, _ = await answered(dialect, [*wire(dialect, text=["Hel"])[:-2], garbage])
+    assert (found["status"], found["error"]) == ("failed", "server_error")
+
+
+async def test_a_hang_runs_into_the_timer(dialect: Dialect) -> None:
+    async with FakeUpstream() as upstream:
+        upstream.queue(start(), send(*wire(dialect, text=["Hel"])[:1]), hang())
+        response = await ask(upstream, dialect, row={"idle_timeout_s": 0.3})
+        assert (response.status, response.error and response.error.code) == ("failed", "server_error")
+        await upstream.disconnected(0)
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "wanted"),
+    [
+        (429, {"error": {"message": "slow", "type": "rate_limit_error"}}, "rate_limit_exceeded"),
+        (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "bad"}}, "invalid_prompt"),
+        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "server_error"),
+        (401, {"detail": "who?"}, "server_error"),
+        (500, b"<html>no</html>", "server_error"),
+        (200, {"error": {"message": "no", "code": "429"}}, "rate_limit_exceeded"),
+    ],
+)
+async def test_errors_in_every_shape(dialect: Dialect, code: int, body: Any, wanted: str) -> None:
+    async with FakeUpstream() as upstream:
+        upstream.queue(status(code, body))
+        response = await ask(upstream, dialect)
+        assert response.error is not None
+        assert response.error.code == wanted
+
+
+async def test_an_error_in_mid_answer_keeps_what_there_was(dialect: Dialect) -> None:
+    error = b'event: error\ndata: {"type":"error","error":{"type":"rate_limit_error","message":"slow"}}\n\n'
+    found, _, _ = await answered(dialect, [*wire(dialect, text=["Hel", "lo"])[:-2], error])
+    assert (found["status"], found["error"]) == ("failed", "rate_limit_exceeded")
+    assert found["text"].startswith("Hel")
+
+
+async def test_a_cancel_closes_the_connection_within_a_second(dialect: Dialect) -> None:
+    async with FakeUpstream() as upstream:
+        upstream.queue(start(), send(*wire(dialect, text=["Hel"])[:1]), hang())
+        running = asyncio.create_task(ask(upstream, dialect))
+        await upstream.called(0)
+        running.cancel()
+        await upstream.disconnected(0, timeout_s=1.0)
+        await asyncio.wait([running])
+        assert running.cancelled()
