@@ -75,11 +75,12 @@ def check_window(request: Request, items: list[StoredItem], settings: Settings) 
 def check_fit(request: Request, history: Sequence[StoredItem], items: Sequence[StoredItem], settings: Settings) -> None:
     """Refuse what the backend cannot do. *history* comes before the request's own *items*."""
     row = find_model(settings.models, request.model, request.channel)
-    for misfit in misfits(request, history, items, row.quirks) if row else ():
-        message = (
-            f"Unsupported {misfit.code.partition('_')[2]}: the model '{request.model}' does not take {misfit.what}."
-        )
-        raise InvalidRequest(message, param=misfit.param, code=misfit.code)
+    faults = [list(misfits(request, history, items, target.quirks)) for target in row.targets] if row else []
+    if not faults or not all(faults):
+        return  # there is a backend that takes it
+    misfit = faults[0][0]
+    message = f"Unsupported {misfit.code.partition('_')[2]}: the model '{request.model}' does not take {misfit.what}."
+    raise InvalidRequest(message, param=misfit.param, code=misfit.code)
 
 
 async def _read_chain(parent: str, tenant: str, responses: Responses, settings: Settings, *, keeps: bool) -> Context:

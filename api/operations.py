@@ -91,6 +91,7 @@ INCLUDE = Field("include", list[Include], "Repeated, as `include[]`, or as a com
 DROPPED = Field("x-respool-dropped", str, "Parts of the request that were accepted but cannot be honoured.")
 COUNTED = Field("x-respool-token-count", Literal["exact", "estimate"], "Whether the model's own tokenizer counted.")
 IDEMPOTENCY = Field("Idempotency-Key", str, "The same key and body again lead to the same response.")
+ATTEMPTS = Field("x-respool-attempts", str, "Calls to backends: name, outcome and seconds of each.")
 REPLAYED = Field("x-respool-idempotent-replay", Literal["true"], "The response was created by an earlier call.")
 POLL_AFTER = Field("openai-poll-after-ms", int, "While it has not ended: when to ask again.")
 POSITION = Field("x-respool-queue-position", Annotated[int, Meta(ge=1)], "While it is queued: its place in the queue.")
@@ -116,7 +117,7 @@ _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/v1/responses", "Responses", "Create a response", Response, with_types(CreateBody, input=Input, tools=Tools),
-        stream=True, takes=(IDEMPOTENCY,), headers=(DROPPED, REPLAYED, POLL_AFTER), errors=(400, 404, 413, 415, 422, 429), text=CREATE,
+        stream=True, takes=(IDEMPOTENCY,), headers=(DROPPED, REPLAYED, POLL_AFTER, ATTEMPTS), errors=(400, 404, 413, 415, 422, 429), text=CREATE,
     ),
     Operation(
         "POST", "/v1/responses/input_tokens", "Responses", "Count input tokens", InputTokens,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -35,14 +35,21 @@ def not_found(response_id: str) -> NotFound:
     return NotFound(f"Response with id '{response_id[:80]}' not found.")
 
 
-async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> bytes:
+class Ended(NamedTuple):
+    """The object of a response that has ended, and the calls to backends behind it."""
+
+    object: bytes
+    attempts: str
+
+
+async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> Ended:
     """The object of a foreground response, once it has ended. This process's inbox is on its record."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + app[SETTINGS].max_foreground_s + GRACE_S
     while True:
         heard = await reader.next(max(0.0, min(RECHECK_S, deadline - loop.time())))
         if heard is not None and heard.kind == b"s" and heard.blob:
-            return heard.blob
+            return Ended(heard.blob, "" if heard.b == b"-" else heard.b.decode())
         if heard is not None and heard.kind in RUNNING:
             continue
         try:
@@ -62,10 +69,10 @@ async def wait_for_end(app: web.Application, response_id: str, tenant: str, read
         if snapshot is None:
             raise not_found(response_id)
         if snapshot.status in TERMINAL:
-            return snapshot.object
+            return Ended(snapshot.object, snapshot.attempts)
 
 
-async def join(app: web.Application, response_id: str, tenant: str) -> bytes:
+async def join(app: web.Application, response_id: str, tenant: str) -> Ended:
     """The object of a foreground response that another call has created, once it has ended."""
     with app[HUB].listen(response_id) as reader:
         try:
@@ -74,7 +81,7 @@ async def join(app: web.Application, response_id: str, tenant: str) -> bytes:
             if snapshot is None:
                 raise not_found(response_id)
             if snapshot.status in TERMINAL:
-                return snapshot.object
+                return Ended(snapshot.object, snapshot.attempts)
             return await wait_for_end(app, response_id, tenant, reader)
         except asyncio.CancelledError:
             spawn(app, leave(app, response_id))
@@ -115,10 +122,14 @@ async def leave(app: web.Application, response_id: str) -> None:
             log.info("redis.unavailable", response_id=response_id)
 
 
+def attempt_headers(attempts: str) -> dict[str, str]:
+    return {"x-respool-attempts": attempts.replace(",", ", ")} if attempts else {}
+
+
 def progress_headers(snapshot: Snapshot) -> dict[str, str]:
-    """When to ask again, and where in its queue it waits (from 1)."""
+    """When to ask again, and where in its queue it waits (from 1); of an ended one the calls to backends."""
     if snapshot.status in TERMINAL:
-        return {}
+        return attempt_headers(snapshot.attempts)
     place = {} if snapshot.place is None else {"x-respool-queue-position": str(snapshot.place + 1)}
     return ASK_AGAIN | place
 

@@ -67,9 +67,14 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
             row = settings.models.get(model) or find_model(settings.models, model)
             if row is None:
                 return [Row("configuration", "error", f"models: there is no {model}")]
-            rows += await _backend(http, model, row)
+            for target in row.targets:
+                rows += await _backend(http, model, target, several=len(row.targets) > 1)
             return rows if any(one.state == "unreachable" for one in rows) else [*rows, *await _probe(environ, model)]
-        probes = [_backend(http, name, row) for name, row in settings.models.items()]
+        probes = [
+            _backend(http, name, target, several=len(row.targets) > 1)
+            for name, row in settings.models.items()
+            for target in row.targets
+        ]
         redis, *backends = await asyncio.gather(_redis(settings), *probes)
     return [*rows, *redis, *(row for part in backends for row in part)]
 
@@ -114,9 +119,9 @@ async def _redis(settings: Settings) -> list[Row]:
     return [Row("redis", finding.level, finding.message) for finding in findings] or [Row("redis", "ok", shown)]
 
 
-async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow) -> list[Row]:
+async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow, *, several: bool) -> list[Row]:
     """Ask the backend for its models: is it there, does it take the key, does it know the model?"""
-    part = f"models.{name}"
+    part = f"models.{name} ({row.backend})" if several else f"models.{name}"
     if row.dialect == "echo":
         return [Row(part, "ok", "embedded")]
     headers = dict(row.headers) | row.quirks.key_header(row.key.reveal() if row.key else None)

@@ -95,9 +95,33 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(max_length=256, description="The public name, if it is not the table's: two channels may share one."),
     ] = ""
+    backend: Annotated[
+        str,
+        Meta(
+            pattern=CHANNEL,
+            description="Name of the backend in logs and headers; backends of one name share their limit and their health.",
+        ),
+    ] = ""
+    weight: Annotated[
+        int, Meta(ge=0, le=1000, description="Its share of the calls among backends of the same `fallback`.")
+    ] = 1
+    fallback: Annotated[
+        int, Meta(ge=0, le=100, description="Backends with 0 are asked first, then those with 1, and so on.")
+    ] = 0
+    max_concurrency: Annotated[
+        int, Meta(ge=0, description="Most calls at once, of all workers together; 0: no limit.")
+    ] = 0
+    backends: Annotated[
+        tuple["ModelRow", ...], Meta(description="`[[models.NAME.backends]]`: several backends instead of one.")
+    ] = ()
     created: Annotated[int, Meta(ge=0, description="Unix time shown by `GET /v1/models`.")] = 0
     owned_by: Annotated[str, Meta(description="Owner shown by `GET /v1/models`.")] = "respool"
     key: Secret | None = None
+
+    @property
+    def targets(self) -> "tuple[ModelRow, ...]":
+        """Its backends, a row each; the first one's fields are also the model's own."""
+        return self.backends or (self,)
 
     @property
     def quirks(self) -> Profile:
@@ -199,6 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TABLES = ("keys", "models")  # only in the file
+OF_THE_MODEL = ("name", "channel", "created", "owned_by", "context_tokens", "backends")
 CONVENTIONAL = {name: name.upper() for name in ("redis_url", "host", "port", "log_level", "log_format")}
 # Not settings of a process: the file's name, and what the client commands read.
 OTHER_VARIABLES = ("RESPOOL_CONFIG", "RESPOOL_URL", "RESPOOL_API_KEY", "RESPOOL_SEAL_KEY", "RESPOOL_SEAL_KEY_FILE")
@@ -474,16 +499,41 @@ class _Loader:
             self.problems.append("models: must be written as [models.NAME]")
             return rows
         for name, table in tables.items():
-            path, before = f"models.{name}.", len(self.problems)
-            values = self.convert(ModelRow, table, path)
-            overrides = values.get("profile_overrides")
-            if overrides is not None:
-                values["profile_overrides"] = self.convert(Profile, overrides, f"{path}profile_overrides.")
-            if len(self.problems) == before:
-                rows[name] = self.model(ModelRow(**values), path, values)
+            row = self.model_of(name, table, f"models.{name}.")
+            if row is not None:
+                rows[name] = row
             if not name or len(name) > MAX_MODEL_NAME:
-                self.problems.append(f"{path[:-1]}: a model's name has 1 to {MAX_MODEL_NAME} characters")
+                self.problems.append(f"models.{name}: a model's name has 1 to {MAX_MODEL_NAME} characters")
         return rows
+
+    def model_of(self, name: str, table: Any, path: str) -> ModelRow | None:
+        """The row of one public name; what its own table says counts for each of its backends."""
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:60]
+        if not isinstance(table, dict) or "backends" not in table:
+            return self.backend(table, path, plain)
+        tables = table["backends"]
+        if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
+            self.problems.append(f"{path}backends: must be written as [[{path}backends]]")
+            return None
+        common = {field: value for field, value in table.items() if field != "backends"}
+        rows = [
+            self.backend(common | each, f"{path}backends[{place}].", f"{plain}-{place + 1}", own=each)
+            for place, each in enumerate(tables)
+        ]
+        found = [row for row in rows if row is not None]
+        return msgspec.structs.replace(found[0], backends=tuple(found)) if len(found) == len(rows) else None
+
+    def backend(self, table: Any, path: str, named: str, own: Mapping[str, Any] | None = None) -> ModelRow | None:
+        """A row with one backend. *own* is what its table says beside the model's, which may not be of the model itself."""
+        before = len(self.problems)
+        self.problems += [f"{path}{field}: belongs to the model" for field in OF_THE_MODEL if own and field in own]
+        values = self.convert(ModelRow, table, path)
+        overrides = values.get("profile_overrides")
+        if overrides is not None:
+            values["profile_overrides"] = self.convert(Profile, overrides, f"{path}profile_overrides.")
+        if len(self.problems) > before:
+            return None
+        return self.model(ModelRow(**{"backend": named} | values), path, values)
 
     def model(self, row: ModelRow, path: str, given: Mapping[str, Any]) -> ModelRow:
         """*row* with its key and its profile's timers, as far as they are not *given*; its address checked."""
@@ -502,14 +552,20 @@ class _Loader:
 
     def default_models(self) -> dict[str, ModelRow]:
         """Without models in the file: whatever ``OPENAI_*`` names, and always ``echo``."""
-        rows = {"echo": ModelRow(dialect="echo")}
+        rows = {"echo": ModelRow(dialect="echo", backend="echo")}
         base_url, key = self.environ.get("OPENAI_BASE_URL", "").rstrip("/"), self.key("OPENAI_API_KEY")
         if base_url:
             self.address(base_url, "OPENAI_BASE_URL")
-            rows["*"] = ModelRow(dialect="chat", base_url=base_url, key_env="OPENAI_API_KEY" if key else "", key=key)
+            key_env = "OPENAI_API_KEY" if key else ""
+            rows["*"] = ModelRow(dialect="chat", base_url=base_url, key_env=key_env, key=key, backend="openai")
         elif key:
             rows["*"] = ModelRow(
-                dialect="chat", base_url=OPENAI_BASE_URL, profile="openai", key_env="OPENAI_API_KEY", key=key
+                dialect="chat",
+                base_url=OPENAI_BASE_URL,
+                profile="openai",
+                key_env="OPENAI_API_KEY",
+                key=key,
+                backend="openai",
             )
         return rows
 
@@ -533,8 +589,8 @@ class _Loader:
         public = [(row.name or name, row.channel) for name, row in settings.models.items()]
         for name, channel in sorted({each for each in public if public.count(each) > 1}):
             self.problems.append(f"models: there are two rows for {name}{f' in channel {channel}' if channel else ''}")
-        for name, row in settings.models.items():
-            if _leads_back(row.base_url, settings):
+        for name, target in ((name, target) for name, row in settings.models.items() for target in row.targets):
+            if _leads_back(target.base_url, settings):
                 self.problems.append(
                     f"models.{name}.base_url: leads back to this very server (OPENAI_BASE_URL is the backend's)"
                 )

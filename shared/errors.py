@@ -105,7 +105,9 @@ class UpstreamError(RespoolError):
     """A backend failed.
 
     ``code`` and ``message`` become the Response's error (never a key or an address in them); ``retryable`` allows
-    another try while nothing was shown; ``retry_after_s`` is what the backend asked for, if it did.
+    another try while nothing was shown; ``retry_after_s`` is what the backend asked for, if it did. ``elsewhere``:
+    another backend may do better, as it always may where ``retryable`` is set. ``busy``: nobody was asked, for all are at
+    their limits.
     """
 
     def __init__(
@@ -116,11 +118,15 @@ class UpstreamError(RespoolError):
         retryable: bool = False,
         retry_after_s: float | None = None,
         max_tries: int = 3,
+        elsewhere: bool = False,
+        busy: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code: ErrorCode = code
         self.retryable = retryable
+        self.elsewhere = elsewhere or retryable
+        self.busy = busy
         self.retry_after_s = retry_after_s
         self.max_tries = max_tries
 

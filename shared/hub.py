@@ -5,7 +5,8 @@ lost. Pub/sub is only speed: whatever may have been missed (a lost connection, a
 sent) tells the reader to look at the log.
 
 A message is lines ``<kind> <id> <a> <b> <size>``, an empty line, then the blobs in order (``lua/common.lua``):
-``e`` events, ``z`` the last events (a: first number, b: count), ``s`` settled (a: status; the blob is the Response);
+``e`` events, ``z`` the last events (a: first number, b: count), ``s`` settled (a: status, b: calls to backends or ``-``; the blob is
+the Response);
 ``p`` it runs now (only told of a response without a log, to those who asked: ``lua/attend.lua``);
 ``a``, ``y``, ``r`` the same three without their blob; ``c`` cancel (a: attempt).
 """

@@ -47,6 +47,7 @@ EVENTS: Mapping[str, str] = {
     "hub.failed": "A bug, or a message of another version, was met in the inbox; its readers look at the log.",
     "hub.overflowed": "A reader was too slow for its queue and goes back to the log.",
     "reader.repaired": "A reader noticed a gap and filled it from the log.",
+    "backend.opened": "A backend failed again and again: this worker does not ask it for a while, then with one call.",
     "upstream.called": "A model backend began to answer (debug level).",
     "upstream.failed": "A model backend failed, and the run with it.",
     "output.unfit": "An answer did not meet `tool_choice` or `text.format`: it is asked for once more, or the response fails.",

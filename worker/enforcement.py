@@ -17,13 +17,13 @@ from shared.wire.items import (
     FunctionCall,
     FunctionChoice,
     InputText,
+    Item,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     OutputItem,
     OutputText,
     Refusal,
-    StoredItem,
 )
 from shared.wire.requests import Request
 
@@ -69,9 +69,9 @@ def _find_misfit(wanted: Format, text: str) -> str | None:
     return f"The model's answer does not fit text.format.schema at {fault}." if fault else None
 
 
-def plan_repair(breach: str, output: Sequence[OutputItem]) -> list[StoredItem]:
+def plan_repair(breach: str, output: Sequence[OutputItem]) -> list[Item]:
     """What is said to the model for a second answer: its first one, and what is wrong with it."""
     messages = [item for item in output if isinstance(item, Message) and not isinstance(item.content, str)]
     said = "".join(part.text for message in messages for part in message.content if isinstance(part, OutputText))
-    first: list[StoredItem] = [Message("assistant", [OutputText(said[:MAX_REPEATED_CHARS])])] if said else []
+    first: list[Item] = [Message("assistant", [OutputText(said[:MAX_REPEATED_CHARS])])] if said else []
     return [*first, Message("user", [InputText(f"{breach} Answer again, and meet this demand.")])]

@@ -24,10 +24,10 @@ from shared.logs import bound
 from shared.store.responses import Claimed, Responses, encode_ended
 from shared.store.takeover import settle_from_log
 from shared.wire.events import Event
-from shared.wire.items import StoredItem
+from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
-from worker.backends.base import Backends
+from worker.backends.base import Backends, Route
 from worker.enforcement import find_breach, plan_repair
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
@@ -40,6 +40,9 @@ KEEP_SLOT_S = 5.0
 """A longer wait gives the slot back."""
 MAX_RELEASES = 3
 STORE_RETRY_S = 0.5
+PLACE_WAIT_S, PLACE_DELAY_S = (0.2, 0.5), (1.0, 5.0)
+MAX_ATTEMPTS = 16
+"""So many calls to backends are told of."""
 LARGE_BYTES = 256 << 10
 """Of output."""
 FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
@@ -75,12 +78,25 @@ class Run:
         self._work: asyncio.Task[Ending] | None = None
         self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
         self._waited_s = 0.0
+        self._places_s = 0.0
         self._repaired = False
+        self._route: Route | None = None
 
     @property
     def must_finish(self) -> bool:
         """It was given back so often that the next drain waits for its end, however long that takes."""
         return self._claimed.releases >= MAX_RELEASES
+
+    @property
+    def _shown(self) -> bool:
+        """Whether somebody may have seen output."""
+        return self._claimed.stream and self._emitter.number > self._claimed.seq
+
+    @property
+    def _attempts(self) -> str:
+        """The calls to backends, of earlier executions too: the last ones, as the record keeps them."""
+        made = [str(each) for each in self._route.attempts] if self._route else []
+        return ",".join([*filter(None, self._claimed.attempts.split(",")), *made][-MAX_ATTEMPTS:])
 
     def stop(self, reason: StopReason) -> None:
         """Stop the work. The first reason counts, but nothing is stronger than ``lost``."""
@@ -97,7 +113,8 @@ class Run:
         with bound(response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id):
             try:
                 status = await self._execute()
-                log.info("response.settled", status=status, duration_ms=round((time.monotonic() - started) * 1000))
+                duration_ms = round((time.monotonic() - started) * 1000)
+                log.info("response.settled", status=status, duration_ms=duration_ms, attempts=self._attempts)
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
             except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides
@@ -136,22 +153,34 @@ class Run:
         limit_s, advice = self._deadline(request)
         try:
             async with asyncio.timeout(limit_s):
-                items = await self._history(request)
+                self._route = route = self._tools.backends.route(
+                    request,
+                    await self._history(request),
+                    self._claimed.tenant,
+                    self._claimed.request_id,
+                    self._claimed.sticky,
+                )
                 tries = self._claimed.tries
                 while True:
-                    tries += 1
                     try:
-                        ending = await self._tools.backends.run(
-                            request, items, self._claimed.tenant, self._claimed.request_id, self._emitter, self._flush
-                        )
-                        self._tools.observer.observe(request, items, ending.usage)
+                        ending = await route.run(self._emitter, self._flush)
+                        self._tools.observer.observe(request, route.items, ending.usage)
                         repair = self._hold_to(request, ending)
                         if not isinstance(repair, list):
                             return repair
-                        items, tries = [*items, *repair], tries - 1
+                        route.extend(repair)
                     except UpstreamError as error:
-                        log.warning("upstream.failed", code=error.code, error=error.message, tries=tries)
-                        await self._wait_for_next_try(error, tries)
+                        if error.busy:
+                            await self._wait_for_a_place(error, tries)
+                        elif self._shown or not (error.elsewhere and route.more):
+                            tries += 1
+                            attempts = [str(each) for each in route.attempts]
+                            log.warning(
+                                "upstream.failed", code=error.code, error=error.message, tries=tries, attempts=attempts
+                            )
+                            await self._wait_for_next_try(error, tries)
+                    if not route.more:
+                        route.restart()
                     if not self._claimed.stream:
                         self._emitter = self._fresh(request)
         except UpstreamError as error:
@@ -164,7 +193,7 @@ class Run:
             log.exception("job.failed")
             return _failed("The response could not be made, because of a fault in the server.")
 
-    def _hold_to(self, request: Request, ending: Ending) -> Ending | list[StoredItem]:
+    def _hold_to(self, request: Request, ending: Ending) -> Ending | list[Item]:
         """*ending*, a failed one when the answer does not meet the request's demands, or what is said to the model for
         one more answer: once, and only while nothing was shown."""
         breach = find_breach(request, self._emitter.close()) if ending.status == "completed" else None
@@ -221,23 +250,32 @@ class Run:
 
     async def _wait_for_next_try(self, error: UpstreamError, tries: int) -> None:
         """Wait, or give the response back for a long wait. Raises *error* when there is no next try."""
-        shown = self._claimed.stream and self._emitter.number > self._claimed.seq
         wait_s = random.uniform(0, min(LAST_WAIT_S, FIRST_WAIT_S * 2**tries))  # noqa: S311  # jitter
         if error.retry_after_s is not None:
             wait_s = min(error.retry_after_s, MAX_RETRY_AFTER_S)
         self._waited_s += wait_s
-        if shown or not error.retryable or tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
+        if self._shown or not error.retryable or tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
             raise error
         if wait_s > KEEP_SLOT_S:
             await self._release("retry", delay_s=wait_s, tries=tries)
         log.info("upstream.retried", wait_s=round(wait_s, 2), tries=tries)
         await asyncio.sleep(wait_s)
 
+    async def _wait_for_a_place(self, error: UpstreamError, tries: int) -> None:
+        """All backends are at their limits: look again soon, and give the response back when that takes long."""
+        if self._claimed.age_ms > self._tools.settings.max_queue_s * 1000:
+            raise error
+        wait_s = random.uniform(*PLACE_WAIT_S)  # noqa: S311  # jitter
+        self._places_s += wait_s
+        if self._places_s > KEEP_SLOT_S:
+            await self._release("retry", delay_s=random.uniform(*PLACE_DELAY_S), tries=tries)  # noqa: S311  # jitter
+        await asyncio.sleep(wait_s)
+
     async def _release(self, why: Literal["drain", "retry"], *, delay_s: float = 0.0, tries: int = 0) -> None:
         """Give the response back. Returns only when that was refused."""
         try:
             word = await self._tools.responses.release(
-                self._claimed.id, self.attempt, why, delay_s=delay_s, tries=tries
+                self._claimed.id, self.attempt, why, delay_s=delay_s, tries=tries, attempts=self._attempts
             )
         except StoreUnavailable:
             word = "fenced"  # the lease runs out, and it is run again
@@ -247,7 +285,7 @@ class Run:
 
     async def _after_stop(self) -> Ending:
         if self._reason == "drain":
-            if not (self._claimed.stream and self._emitter.number > self._claimed.seq):
+            if not self._shown:
                 await self._release("drain", tries=self._claimed.tries)
             if self._reason == "drain":
                 return _failed("The server was shut down before this response was complete.")
@@ -262,7 +300,7 @@ class Run:
         last = self._say_large(self._emitter.take())
         body, output_bytes = encode_ended(response)
         word = await self._line.settle(
-            response.status, render_all(last), len(last), body=body, output_bytes=output_bytes
+            response.status, render_all(last), len(last), body=body, output_bytes=output_bytes, attempts=self._attempts
         )
         if word == "ok":
             return response.status
@@ -289,7 +327,7 @@ class Run:
             response, status="cancelled", completed_at=None, error=None, incomplete_details=None
         )
         body, output_bytes = encode_ended(response)
-        await self._line.settle("cancelled", b"", 0, body=body, output_bytes=output_bytes)
+        await self._line.settle("cancelled", b"", 0, body=body, output_bytes=output_bytes, attempts=self._attempts)
         return "cancelled"
 
 

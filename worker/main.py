@@ -21,10 +21,12 @@ from shared.store.checks import require_fit
 from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
+from shared.store.slots import Slots
 from shared.tasks import end
 from worker.backends.base import DIALECTS, Backends
 from worker.backends.echo import EchoBackend
 from worker.backends.http import HttpBackend
+from worker.backends.places import Places
 from worker.job import Tools
 from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
@@ -72,7 +74,8 @@ async def serve(settings: Settings, redis_url: str) -> None:
         http = await stack.enter_async_context(HttpBackend())
         outbox = await stack.enter_async_context(Outbox(responses, PARTITION))
         sealer = Sealer([key.reveal() for key in settings.seal_keys])
-        backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer)
+        places = Places(Slots(store), lease_s=settings.lease_s, renew_s=settings.renew_s)
+        backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer, places)
         leases = Leases(responses, PARTITION, name, settings)
         await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         tools = Tools(responses, outbox, backends, settings, observer)
@@ -82,6 +85,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
             asyncio.create_task(leases.reap(), name="reaper"),
             asyncio.create_task(leases.pack(), name="packer"),
             asyncio.create_task(observer.keep(), name="observer"),
+            asyncio.create_task(places.keep(), name="places"),
         ]
         collect_rarely()
         log.info("process.started", process=name, slots=settings.worker_slots)

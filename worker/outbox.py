@@ -53,6 +53,7 @@ class Final:
     frames: bytes
     body: bytes
     output_bytes: int
+    attempts: str
     done: "asyncio.Future[Literal['ok', 'cancelled', 'lost']]"
 
 
@@ -86,11 +87,12 @@ class Line:
             await self._outbox.flushed()
 
     async def settle(
-        self, status: Status, frames: bytes, count: int, *, body: bytes, output_bytes: int
+        self, status: Status, frames: bytes, count: int, *, body: bytes, output_bytes: int, attempts: str = ""
     ) -> Literal["ok", "cancelled", "lost"]:
         """Log what is left together with the status. ``cancelled``: only that status is taken now; ``lost``: another
         worker owns the response, or it is gone. Waits for as long as Redis is away."""
-        self.final = Final(status, count, frames, body, output_bytes, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        self.final = Final(status, count, frames, body, output_bytes, attempts, done)
         self._outbox.push(self)
         return await self.final.done
 
@@ -124,7 +126,7 @@ class Line:
         first, count, frames = (part.first, part.count, part.frames) if part else (self._next, 0, b"")
         header, blob = settle_part(
             self.response_id, self.attempt, first, count + final.count, final.status,
-            frames=frames + final.frames, body=final.body, output_bytes=final.output_bytes,
+            frames=frames + final.frames, body=final.body, output_bytes=final.output_bytes, attempts=final.attempts,
         )  # fmt: skip
         return header, blob, part
 

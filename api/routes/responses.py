@@ -18,7 +18,7 @@ from api.queries import include_of, paging_of, starting_after_of, streams, wait_
 from api.relay import EventStream, Follower, Gone
 from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import Accepted, accept
-from api.waiting import ASK_AGAIN, join, not_found, poll, progress_headers, submitted, wait_for_end
+from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
 from shared.config import Settings, find_model
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
@@ -82,7 +82,8 @@ async def _submit(request: web.Request, new: NewResponse, headers: dict[str, str
             return await _stream_new(request, new, reader, headers)
         if new.background:
             return json_response(new.object, headers | ASK_AGAIN)
-        return json_response(await wait_for_end(request.app, new.id, new.tenant, reader), headers)
+        ended = await wait_for_end(request.app, new.id, new.tenant, reader)
+        return json_response(ended.object, headers | attempt_headers(ended.attempts))
 
 
 async def _replay(
@@ -94,7 +95,8 @@ async def _replay(
         if asked.stream:
             return await _stream_from(request, response_id, -1, headers)
         if not asked.background:
-            return json_response(await join(app, response_id, tenant), headers)
+            ended = await join(app, response_id, tenant)
+            return json_response(ended.object, headers | attempt_headers(ended.attempts))
         snapshot = await app[RESPONSES].read(response_id, tenant)
         if snapshot is None:
             raise not_found(response_id)

@@ -186,16 +186,17 @@ class Emitter:
         self._grow("summary_text", SummaryTextDelta, delta)
 
     def state(self, sealed: str) -> None:
-        """What the provider wants back, as ``encrypted_content`` of the reasoning that is open, else of one made for it.
-
-        Said once per item: the last word counts.
-        """
+        """What the provider wants back, as ``encrypted_content`` of the reasoning that is open (then the last word
+        counts), else of one made for it alone."""
         opened = self._open
-        if opened is None or not isinstance(opened.item, Reasoning):
+        alone = opened is None or not isinstance(opened.item, Reasoning)
+        if opened is None or alone:
             self._close_item("completed")
             opened = self._open_empty("summary_text")
         self.size_bytes += len(sealed) - len(opened.sealed or "")
         opened.sealed = sealed
+        if alone:
+            self._close_item("completed")
 
     def message(self, phase: Phase | None = None) -> None:
         """Begin another message, also behind one that is open."""

@@ -21,6 +21,8 @@ live               zset    unsettled responses -> Redis ms at which to look     
 pack               zset    ended responses -> Redis ms at which to pack them            -
 tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
 bell               list    at most one wake token                                       -
+slots:<backend>    zset    who holds a place at a backend with a limit -> Redis ms of   a lease
+                           its end
 ratios             hash    model -> bytes and tokens of inputs, as backends counted     30 days
 claimed:<worker>   hash    the last claim's answer                                      10 s
 idem:<tenant>:<h>  string  Idempotency-Key (hashed) -> id, hash of the body             1 day
@@ -66,7 +68,7 @@ FIRST_RETRY_S = 0.05
 
 Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
-    "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
+    "slot_free", "slot_keep", "slot_take", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
     "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn",
 ]  # fmt: skip
 Result = TypeVar("Result")

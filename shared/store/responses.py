@@ -74,6 +74,8 @@ class Snapshot:
     object: bytes
     place: int | None = None
     """In its queue, from 0; ``None`` unless it waits there for its first run."""
+    attempts: str = ""
+    """The calls to backends, as ``backend:outcome:seconds``, by commas."""
 
     @property
     def visible(self) -> bool:
@@ -120,6 +122,10 @@ class Claimed:
     request: bytes
     items: bytes
     tenant: str
+    attempts: str
+    """The calls to backends of earlier executions: see `Snapshot`."""
+    sticky: str
+    """The backend that the turn before has come from; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +165,10 @@ class Responses:
         row = await self._store.call("read", partition_of(response_id), response_id, tenant, int(whole))
         if not row:
             return None
-        status, seq, stream, background, store, shown, attempt, place, *kept = row
+        status, seq, stream, background, store, shown, attempt, place, attempts, *kept = row
         flags = stream == b"1", background == b"1", store == b"1", shown == b"1"
         body = await _object(*kept) if whole else b""
-        return Snapshot(_status(status), int(seq), *flags, int(attempt), body, place)
+        return Snapshot(_status(status), int(seq), *flags, int(attempt), body, place, attempts.decode())
 
     async def attend(self, response_id: str, tenant: str, inbox: str) -> None:
         """*inbox* hears when the status changes. To be called before the status is read, so that nothing is missed."""
@@ -247,9 +253,16 @@ class Responses:
         return [cast(Literal["kept", "cancel", "lost"], answer.decode()) for answer in answers]
 
     async def release(
-        self, response_id: str, attempt: int, why: Literal["drain", "retry"], *, delay_s: float, tries: int
+        self,
+        response_id: str,
+        attempt: int,
+        why: Literal["drain", "retry"],
+        *,
+        delay_s: float,
+        tries: int,
+        attempts: str = "",
     ) -> Literal["ok", "cancelled", "fenced"]:
-        args = response_id, attempt, why, int(delay_s * 1000), tries
+        args = response_id, attempt, why, int(delay_s * 1000), tries, attempts
         answer = await self._store.call("release", partition_of(response_id), *args)
         return cast(Literal["ok", "cancelled", "fenced"], answer.decode())
 
@@ -326,9 +339,11 @@ def settle_part(
     frames: bytes,
     body: bytes,
     output_bytes: int,
+    attempts: str = "",
 ) -> tuple[str, bytes]:
-    """Header and blob of a settle part. *output_bytes* is how much of *body* is its output: see ``encode_ended``."""
-    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {output_bytes}"
+    """Header and blob of a settle part. *output_bytes* is how much of *body* is its output: see ``encode_ended``;
+    *attempts* as in `Snapshot`."""
+    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {output_bytes} {attempts}"
     return header, frames + body
 
 
@@ -344,10 +359,12 @@ def _status(word: bytes) -> Status:
 
 
 def _claimed(row: list[bytes]) -> Claimed:
-    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items, tenant = row
+    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items, *more = row
+    tenant, attempts, before = (each.decode() for each in more)
+    sticky = before.rpartition(",")[2].partition(":")[0]
     counts = int(attempt), int(seq), int(tries), int(releases)
     lane_name = cast(Lane, lane.decode())
     return Claimed(
         response_id.decode(), *counts, stream == b"1", int(age), request_id.decode(), lane_name,
-        parent.decode(), request, items, tenant.decode(),
+        parent.decode(), request, items, tenant, attempts, sticky,
     )  # fmt: skip

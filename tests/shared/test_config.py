@@ -39,7 +39,7 @@ def problems(environ: dict[str, str] | None = None, toml: str = "") -> list[str]
 
 
 def test_defaults() -> None:
-    assert load_settings({}, None) == Settings(models={"echo": ModelRow(dialect="echo")})
+    assert load_settings({}, None) == Settings(models={"echo": ModelRow(dialect="echo", backend="echo")})
 
 
 def test_environment_over_file_over_default() -> None:
@@ -373,3 +373,60 @@ def test_the_example_file_loads() -> None:
     settings = load_settings({"OPENAI_API_KEY": "sk-1", "VLLM_API_KEY": "v"}, toml)
     assert {row.dialect for row in settings.models.values()} == {"chat", "echo"}
     assert settings.keys
+
+
+BACKENDS = """
+[models.m]
+dialect = "chat"
+model = "own"
+profile = "vllm"
+context_tokens = 1000
+
+[[models.m.backends]]
+base_url = "http://a/v1"
+weight = 3
+profile_overrides = {vision = false}
+
+[[models.m.backends]]
+base_url = "http://b/v1/"
+backend = "spare"
+profile = "openai"
+fallback = 1
+key_env = "B_KEY"
+"""
+
+
+def test_backends_take_over_what_the_model_says() -> None:
+    row = load_settings({"B_KEY": "sk-b"}, BACKENDS.encode()).models["m"]
+    first, second = row.targets
+    assert (first.base_url, first.backend, first.weight, first.model, first.profile) == (
+        "http://a/v1",
+        "m-1",
+        3,
+        "own",
+        "vllm",
+    )
+    assert (second.base_url, second.backend, second.fallback, second.model, second.profile) == (
+        "http://b/v1",
+        "spare",
+        1,
+        "own",
+        "openai",
+    )
+    assert (first.quirks.vision, second.quirks.vision) == (False, True)
+    assert (first.key, second.key and second.key.reveal()) == (None, "sk-b")
+    assert (row.base_url, row.context_tokens) == ("http://a/v1", 1000)  # the first one's are the model's own
+
+
+def test_all_mistakes_in_backends_are_told_at_once() -> None:
+    toml = BACKENDS.replace("weight = 3", "weight = -1\nname = 'x'").replace('"http://b/v1/"', '"b"')
+    with pytest.raises(ConfigError) as caught:
+        load_settings({}, toml.encode())
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "models.m.backends[0].name",
+        "models.m.backends[0].weight",
+        "models.m.backends[1].base_url",
+        "models.m.backends[1].key_env",
+    ]
+    with pytest.raises(ConfigError, match=r"models\.m\.backends: must be written as"):
+        load_settings({}, b'[models.m]\ndialect = "echo"\nbackends = "x"')

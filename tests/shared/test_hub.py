@@ -71,7 +71,7 @@ async def test_a_response_without_a_log_comes_whole(hub: Hub, responses: Respons
     await started(responses, 1, stream=False)
     with hub.listen(rid(1)) as reader:
         await flush(responses, settle(1, 0, count=0))
-        assert await heard(reader) == (b"s", b"completed", b"0", object_of("completed"))
+        assert await heard(reader) == (b"s", b"completed", b"-", object_of("completed"))
 
 
 async def test_what_is_only_announced_sends_to_the_log(hub: Hub, responses: Responses) -> None:

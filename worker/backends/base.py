@@ -1,20 +1,28 @@
-"""What a backend is, and which one answers for a model."""
+"""What a backend is, and the way of a response through those of its model."""
 
+import math
+import random
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
+import structlog
 
 from shared.config import ModelRow, find_model
 from shared.core import compaction
 from shared.core.emitter import Emitter, Ending
+from shared.core.fitness import misfits
 from shared.core.window import drop_oldest
-from shared.errors import UpstreamError
+from shared.errors import StoreUnavailable, UpstreamError
 from shared.seal import Sealer
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from worker.translate.anthropic import AnthropicDialect
+from worker.backends.health import Health, plan_order
+from worker.backends.places import Places
 from worker.translate.chat import ChatDialect
 from worker.translate.dialect import Dialect, State
 from worker.translate.responses import ResponsesDialect
@@ -27,8 +35,12 @@ DIALECTS: Mapping[str, Dialect] = {
 """Those that are spoken over HTTP."""
 STATE_KIND = "state"
 """What provider state is sealed as."""
+MIN_WAIT_S = 0.1
+"""For the end of somebody else's probe."""
 Flush = Callable[[], Awaitable[None]]
 """Hands over the events made so far. Awaited after each read; waits while too much is unflushed."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,19 @@ class Call:
     state: State
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call. ``outcome`` is the status that the answer ended with, or: failed, limited (429), refused (its request
+    was at fault), stopped (by us)."""
+
+    backend: str
+    outcome: str
+    took_s: float
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.outcome}:{self.took_s:.2f}"
+
+
 class Backend(Protocol):
     """One dialect over one shell."""
 
@@ -52,17 +77,23 @@ class Backend(Protocol):
 
 
 class Backends:
-    """The model table with a backend behind each row."""
+    """The model table with a backend behind each row, and what this worker knows of their health."""
 
-    def __init__(self, models: Mapping[str, ModelRow], backends: Mapping[str, Backend], sealer: Sealer) -> None:
+    def __init__(
+        self, models: Mapping[str, ModelRow], backends: Mapping[str, Backend], sealer: Sealer, places: Places
+    ) -> None:
         """*backends* by the dialect of a row."""
         self._models = models
         self._backends = backends
         self._sealer = sealer
+        self.places = places
+        self.health: defaultdict[str, Health] = defaultdict(Health)
 
-    async def run(
-        self, request: Request, stored: Sequence[StoredItem], tenant: str, request_id: str, emit: Emitter, flush: Flush
-    ) -> Ending:
+    def route(
+        self, request: Request, stored: Sequence[StoredItem], tenant: str, request_id: str, sticky: str = ""
+    ) -> "Route":
+        """The way to the backends for one response; *sticky* is the one that the turn before has come from. Raises
+        ``UpstreamError`` when there is none."""
         row = find_model(self._models, request.model, request.channel)
         if row is None:
             raise UpstreamError("This model is no longer configured.", code="server_error")
@@ -72,8 +103,89 @@ class Backends:
                 "A compaction item of this context can no longer be opened: RESPOOL_SEAL_KEY of the server has changed."
             )
             raise UpstreamError(message, code="invalid_prompt")
-        if request.truncation == "auto" and row.context_tokens:
-            reserved = len(request.instructions or "") + len(msgspec.json.encode(request.tools))
-            items = drop_oldest(items, row.context_tokens, reserved, request.max_output_tokens or 0)
-        state = self._sealer.bind(tenant, STATE_KIND)
-        return await self._backends[row.dialect].run(Call(request, items, row, request_id, state), emit, flush)
+        targets = [target for target in row.targets if not any(misfits(request, (), stored, target.quirks))]
+        call = Call(request, items, row, request_id, self._sealer.bind(tenant, STATE_KIND))
+        return Route(self, targets or row.targets[:1], call, sticky)
+
+    async def ask(self, call: Call, emit: Emitter, flush: Flush) -> Ending:
+        return await self._backends[call.row.dialect].run(call, emit, flush)
+
+
+class Route:
+    """One response's way through the backends of its model. ``attempts`` tells of the calls that were made."""
+
+    def __init__(self, backends: Backends, targets: Sequence[ModelRow], call: Call, sticky: str) -> None:
+        self.attempts: list[Attempt] = []
+        self._backends = backends
+        self._targets = targets
+        self._call = call
+        self._sticky = sticky
+        self._left: list[ModelRow] = []
+        self.restart()
+
+    @property
+    def more(self) -> bool:
+        """Whether there is a backend that was not asked in this round."""
+        return bool(self._left)
+
+    def restart(self) -> None:
+        """Begin another round."""
+        self._left = plan_order(self._targets, random.random, sticky=self._sticky)
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """What the model is told."""
+        return self._call.items
+
+    def extend(self, items: Sequence[Item]) -> None:
+        """Add to what the model is told."""
+        self._call = replace(self._call, items=[*self._call.items, *items])
+
+    async def run(self, emit: Emitter, flush: Flush) -> Ending:
+        """Ask the next backend that may be asked and has a place. Raises ``UpstreamError``."""
+        busy, soonest = False, math.inf
+        while self._left:
+            row, now = self._left.pop(0), time.monotonic()
+            health = self._backends.health[row.backend]
+            if not health.takes(now):
+                soonest = min(soonest, max(health.until - now, MIN_WAIT_S))
+                continue
+            try:
+                async with self._backends.places.place(row) as taken:
+                    if taken:
+                        return await self._ask(row, health, emit, flush)
+                    busy = True
+            except StoreUnavailable as error:
+                raise UpstreamError(
+                    "The places of the backend cannot be counted.", retryable=True, busy=True
+                ) from error
+        if busy:
+            raise UpstreamError("All places at the model's backends are taken.", retryable=True, busy=True)
+        raise UpstreamError("The model's backends do not answer.", retryable=True, retry_after_s=soonest)
+
+    async def _ask(self, row: ModelRow, health: Health, emit: Emitter, flush: Flush) -> Ending:
+        started = time.monotonic()
+        health.asked()
+        outcome = "stopped"
+        try:
+            ending = await self._backends.ask(replace(self._call, row=row, items=self._fitting(row)), emit, flush)
+            outcome = ending.status
+            health.answered()
+            return ending
+        except UpstreamError as error:
+            outcome = (
+                "limited" if error.code == "rate_limit_exceeded" else "refused" if not error.elsewhere else "failed"
+            )
+            if health.failed(error, time.monotonic()):
+                log.warning("backend.opened", backend=row.backend, open_s=health.open_s)
+            raise
+        finally:
+            health.dropped()
+            self.attempts.append(Attempt(row.backend, outcome, time.monotonic() - started))
+
+    def _fitting(self, row: ModelRow) -> Sequence[Item]:
+        request, items = self._call.request, self._call.items
+        if request.truncation != "auto" or not row.context_tokens:
+            return items
+        reserved = len(request.instructions or "") + len(msgspec.json.encode(request.tools))
+        return drop_oldest(items, row.context_tokens, reserved, request.max_output_tokens or 0)

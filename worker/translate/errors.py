@@ -93,9 +93,11 @@ def _judge(status: int, fault: _Fault, opening: str) -> UpstreamError:
     message = f"{opening}: {text}" if text else f"{opening}."
     invalid = bool(_OVERFLOW & fault.words) or _INVALID_TEXT.search(fault.message) is not None
     if status == 429 or (status in RETRYABLE and _RATE & fault.words):
-        return UpstreamError(message, code="rate_limit_exceeded", retryable="insufficient_quota" not in fault.words)
+        return UpstreamError(
+            message, code="rate_limit_exceeded", retryable="insufficient_quota" not in fault.words, elsewhere=True
+        )
     if status in SILENT:
-        return UpstreamError(message)
+        return UpstreamError(message, elsewhere=True)
     if invalid or (400 <= status < 500 and status not in RETRYABLE):
         return UpstreamError(message, code="invalid_prompt")
     return UpstreamError(message, retryable=status in RETRYABLE)

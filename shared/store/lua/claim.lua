@@ -2,7 +2,7 @@
 -- Take waiting responses for a worker, in one step with their lease and response.in_progress.
 -- ARGV: worker, call number, free slots, lease_ms, lanes in order of preference
 -- -> a row per response: {id, attempt, seq, tries, releases, stream, age_ms, request_id, lane, parent, request, input,
---    tenant}
+--    tenant, calls to backends so far, those of the turn before}
 -- A repeated call number gets the last answer again: a lost reply strands nothing.
 local worker, wanted, lease = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local memo = P .. 'claimed:' .. worker
@@ -10,11 +10,14 @@ local t, rows, ids = now(), {}, {}
 
 local function row(id)
   local v = redis.call('HMGET', P .. 'r:' .. id, 'attempt', 'seq', 'tries', 'releases', 'stream', 'created',
-    'request_id', 'lane', 'tenant')
-  local b = redis.call('HMGET', P .. 'b:' .. id, 'parent', 'input')
+    'request_id', 'lane', 'tenant', 'attempts')
+  local b = redis.call('HMGET', P .. 'b:' .. id, 'parent', 'input', 'conversation')
+  local before = b[1]
+  if b[3] then before = redis.call('HGET', P .. 'c:' .. b[3], 'last') end
+  before = before and before ~= '' and redis.call('HGET', P .. 'r:' .. before, 'attempts')
   local request = redis.call('GET', P .. 'q:' .. id)
   table.insert(rows, {id, v[1], v[2], v[3], v[4], v[5],
-    string.format('%d', t - v[6]), v[7], v[8], b[1] or '', request or '', b[2] or '[]', v[9]})
+    string.format('%d', t - v[6]), v[7], v[8], b[1] or '', request or '', b[2] or '[]', v[9], v[10] or '', before or ''})
   table.insert(ids, id)
 end
 

@@ -127,7 +127,7 @@ local function end_turn(id, response, status, output)
   local c = P .. 'c:' .. id
   local v = redis.call('HMGET', c, 'lock', 'deleted')
   if v[1] ~= response then return end
-  redis.call('HSET', c, 'lock', '')
+  redis.call('HSET', c, 'lock', '', 'last', response)
   if v[2] ~= '1' and (status == 'completed' or status == 'incomplete') then
     add_items(id, redis.call('HGET', P .. 'b:' .. response, 'input'))
     add_items(id, output)
@@ -162,8 +162,9 @@ local function keep_object(b, object, size)
   return output
 end
 
--- The one way to a terminal status. The caller has checked attempt, status and cancel. size is that of the output in object.
-local function settle(id, status, first, count, frames, object, size)
+-- The one way to a terminal status. The caller has checked attempt, status and cancel. size is that of the output in object;
+-- attempts tells of the calls to backends, nil when there is nothing to tell.
+local function settle(id, status, first, count, frames, object, size, attempts)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
   local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store')
   local output = keep_object(b, object, size)
@@ -181,8 +182,9 @@ local function settle(id, status, first, count, frames, object, size)
     redis.call('EXPIRE', P .. 'e:' .. id, v[2])
     tell(v[3], 'z ' .. id .. ' ' .. first .. ' ' .. count, frames)
   else
-    tell(v[3], 's ' .. id .. ' ' .. status .. ' 0', object)
+    tell(v[3], 's ' .. id .. ' ' .. status .. ' ' .. (attempts or '-'), object)
   end
+  if attempts then redis.call('HSET', r, 'attempts', attempts) end
   redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now())
   redis.call('HDEL', b, 'begin')
   redis.call('EXPIRE', r, v[2])

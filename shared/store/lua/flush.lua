@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Append and settle parts of many responses, in order. ARGV: header and blob of each part:
 --   "a <id> <attempt> <first> <count> <shown>"                                       blob: frames
---   "s <id> <attempt> <first> <count> <status> <bytes of frames> <bytes of output in the object>"  blob: frames, object
+--   "s <id> <attempt> <first> <count> <status> <bytes of frames> <bytes of output in the object> <attempts at backends>"
+--                                                                                    blob: frames, object
 -- -> one word per part: 'ok' (also for a repeated part) | 'gone' | 'fenced' | 'cancelled' | 'behind <seq>'
 local function check(v, attempt, first, count, settles)
   if not v[1] then return 'gone' end
@@ -34,7 +35,8 @@ local function finish(words, blob)
   if v[4] == '1' and status ~= 'cancelled' then return 'cancelled' end
   if not NEXT[v[1]][status] then return 'fenced' end
   local frames_end = tonumber(words[7])
-  settle(id, status, first, count, string.sub(blob, 1, frames_end), string.sub(blob, frames_end + 1), tonumber(words[8]))
+  settle(id, status, first, count, string.sub(blob, 1, frames_end), string.sub(blob, frames_end + 1), tonumber(words[8]),
+    words[9])
   return 'ok'
 end
 

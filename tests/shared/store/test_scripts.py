@@ -383,7 +383,7 @@ async def test_settle_without_a_log_sends_the_object(responses: Responses, redis
     await started(responses, 1, stream=False)
     async with Listener(redis, INBOX) as inbox:
         await flush(responses, settle(1, 0, count=0))
-        assert await inbox.next() == f"s {rid(1)} completed 0 51\n\n{object_of('completed').decode()}"
+        assert await inbox.next() == f"s {rid(1)} completed - 51\n\n{object_of('completed').decode()}"
     assert not await redis.exists(key("e", 1))
 
 

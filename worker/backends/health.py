@@ -1,0 +1,68 @@
+"""Which backend of a model is asked, and in what order. Pure: time and chance are arguments.
+
+Each worker judges by what it has met itself: a backend that is down costs each worker ``BREAK_AFTER`` calls, and no
+call a round trip.
+
+    closed --BREAK_AFTER failures in a row--> open --its time is over--> half open (one call) --answered--> closed
+                                               ^-------------------------- failed: twice the time -----|
+A ``Retry-After`` keeps a backend from being asked for so long, whatever its state.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shared.config import ModelRow
+from shared.errors import UpstreamError
+
+BREAK_AFTER = 5
+FIRST_OPEN_S, LAST_OPEN_S = 5.0, 120.0
+
+
+@dataclass(slots=True)
+class Health:
+    """Of one backend. ``until`` is when it may be asked again (monotonic seconds)."""
+
+    failures: int = 0
+    until: float = 0.0
+    open_s: float = 0.0
+    """How long it was open last; 0 when it is closed."""
+    probing: bool = False
+
+    def takes(self, now: float) -> bool:
+        return now >= self.until and not self.probing
+
+    def asked(self) -> None:
+        self.probing = self.open_s > 0
+
+    def answered(self) -> None:
+        self.failures, self.until, self.open_s, self.probing = 0, 0.0, 0.0, False
+
+    def dropped(self) -> None:
+        """The call was given up by us: it says nothing about the backend."""
+        self.probing = False
+
+    def failed(self, error: UpstreamError, now: float) -> bool:
+        """Note a failure. True when the backend is not asked for a while because of it (the circuit has opened)."""
+        was_probe, self.probing = self.probing, False
+        if error.retry_after_s is not None:
+            self.until = max(self.until, now + error.retry_after_s)
+        if error.code == "rate_limit_exceeded" or not error.elsewhere:  # it lives
+            return False
+        self.failures += 1
+        if not was_probe and self.failures < BREAK_AFTER:
+            return False
+        self.open_s = min(max(2 * self.open_s, FIRST_OPEN_S), LAST_OPEN_S)
+        self.until = max(self.until, now + self.open_s)
+        return True
+
+
+def plan_order(targets: Sequence[ModelRow], chance: Callable[[], float], *, sticky: str = "") -> list[ModelRow]:
+    """All of *targets*: *sticky* (a backend's name) first, then by ``fallback``, and among equals by chance, so that the
+    first ones are shared by weight."""
+
+    def key(row: ModelRow) -> tuple[bool, int, float]:
+        # Weighted order by one draw each (Efraimidis and Spirakis, 2006); a weight of 0 comes last.
+        draw = chance()
+        return row.backend != sticky, row.fallback, -(draw ** (1 / row.weight)) if row.weight else 1.0
+
+    return sorted(targets, key=key)
