@@ -20,9 +20,9 @@ from shared.errors import StoreUnavailable, UpstreamError
 from shared.seal import Sealer
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
-from worker.translate.anthropic import AnthropicDialect
 from worker.backends.health import Health, plan_order
 from worker.backends.places import Places
+from worker.translate.anthropic import AnthropicDialect
 from worker.translate.chat import ChatDialect
 from worker.translate.dialect import Dialect, State
 from worker.translate.responses import ResponsesDialect
