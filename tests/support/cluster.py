@@ -29,6 +29,9 @@ START_S = 20.0
 class Process:
     """One process and what it has logged."""
 
+    proxied = False
+    """Whether its Redis is behind a proxy; whoever starts it so notes it here."""
+
     def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
         self.name = name
         self.child = child
