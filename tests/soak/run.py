@@ -100,8 +100,6 @@ def counts(world: World) -> str:
 
 def report(world: World, planned: set[str], *, quiet: bool) -> int:
     """Print the verdict; the exit code."""
-    for text in world.reports[:SHOWN]:
-        print(f"\n{text}")
     if world.violations:
         print("\nfaults, from their beginning to when they were mended:", *world.struck, sep="\n  ")
     say("other counts: " + ", ".join(f"{name} {count}" for name, count in sorted(world.counts.items())))

@@ -5,6 +5,7 @@ import contextlib
 import random
 import traceback
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 
 from fakes.upstream import Call, Close, Script, full_text, status
 from support.checker import Rules, Violation, describe, judge
-from support.cluster import Cluster, FrontEnd, Process, chat_model
+from support.cluster import Cluster, Process, chat_model
 from support.contract import TERMINAL
 from support.faults import NamedUpstream
 from support.history import histories
@@ -25,6 +26,9 @@ BACKEND_TIMEOUT_S = 4
 DEADLINE_S = 120.0
 """By Redis' clock, from the acceptance of a response to its end, whatever is done to it meanwhile."""
 LOOK_S = 0.2
+START_TRIES = 10
+SHOWN = 20
+"""Responses that are described in full."""
 ENV = {
     "RESPOOL_DRAIN_S": "3", "RESPOOL_SSE_PING_S": "2", "RESPOOL_SSE_WRITE_TIMEOUT_S": "5", "RESPOOL_RETENTION_S": "86400",
     "LOG_LEVEL": "info",
@@ -67,7 +71,7 @@ class World:
     struck: list[str] = field(default_factory=list)
     """Every fault with its times, in the order of their ends."""
     violations: list[Violation] = field(default_factory=list)
-    reports: list[str] = field(default_factory=list)
+    described: int = 0
     judged: set[str] = field(default_factory=set)
     ended: dict[str, Ended] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
@@ -92,18 +96,25 @@ class World:
 
     # processes
 
-    async def start_front_end(self, *, proxied: bool) -> FrontEnd:
-        front_end = await self.cluster.start_front_end(**self._through(proxied))
-        front_end.proxied = proxied
-        return front_end
+    async def start_front_end(self, *, proxied: bool) -> None:
+        await self._start(self.cluster.start_front_end, proxied)
 
-    async def start_worker(self, *, proxied: bool) -> Process:
-        worker = await self.cluster.start_worker(**self._through(proxied))
-        worker.proxied = proxied
-        return worker
+    async def start_worker(self, *, proxied: bool) -> None:
+        await self._start(self.cluster.start_worker, proxied)
 
-    def _through(self, proxied: bool) -> dict[str, str]:
-        return {"REDIS_URL": self.proxy.redis_url} if proxied else {}
+    async def _start(self, start: Callable[..., Awaitable[Process]], proxied: bool) -> None:
+        """As a supervisor does: again, when a fault was in the way of the start."""
+        env = {"REDIS_URL": self.proxy.redis_url} if proxied else {}
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                process = await start(**env)
+            except AssertionError:  # it has ended, or is not ready in time; the cluster kills it at the end
+                self.counts["failed starts"] += 1
+                if not tries_left:
+                    raise
+            else:
+                process.proxied = proxied
+                return
 
     def origins(self) -> list[str]:
         return [each.origin for each in self.cluster.front_ends if each.child.returncode is None]
@@ -176,7 +187,9 @@ class World:
                 ]
                 lines.append(describe(seen[response_id], stored.responses.get(response_id), calls))
             lines += [f"  {line}" for line in self._logged(response_id)]
-            self.reports.append("\n".join(lines))
+            if self.described < SHOWN:
+                print("", *lines, sep="\n", flush=True)
+            self.described += 1
 
     def _logged(self, response_id: str) -> list[str]:
         return [
@@ -193,7 +206,7 @@ class World:
 
     def faults_of_ours(self) -> list[str]:
         """What a process logged as an error of its own, and what it said that is no log line."""
-        ours = [each for each in self.cluster.processes if each.name != "valkey"]
+        ours = [each for each in self.cluster.processes if each.find("process.started")]  # not a start that a fault met
         found = [f"{each.name} {line}" for each in ours for line in each.lines if line.get("level") == "error"]
         return found + [f"{each.name}: {line}" for each in ours for line in each.text]
 
