@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from api.decoding import check_length, decode
+from shared.core.schemas import BadSchema, check_schema
 from shared.core.tools import Offer, fits, offers
 from shared.errors import InvalidRequest
 from shared.wire.items import (
@@ -23,6 +24,8 @@ from shared.wire.items import (
 
 MAX_TOOLS = 1024
 MAX_NAME_CHARS = 128
+CHECKED_BYTES = 64 << 10
+"""So much of strict functions' schemas is compiled for one call (some 15 ms); the backend judges the rest."""
 NAME = re.compile(r"[a-zA-Z0-9_-]+")
 UNASKED = re.compile(r"(web_search)[a-z0-9_]{0,48}")
 """Hosted tools that clients send without being asked: left out, and said so in a header."""
@@ -66,6 +69,7 @@ def decode_tools(raw: Sequence[msgspec.Raw]) -> tuple[list[Tool], list[str]]:
     offered = list(offers(tools))
     _check_count(offered)
     _check_unique(offered)
+    _check_schemas(offered)
     return tools, dropped
 
 
@@ -107,6 +111,20 @@ def _check_unique(offered: Sequence[Offer]) -> None:
             message = f"Invalid '{offer.path}.name': there is another tool called '{offer.name}'."
             raise InvalidRequest(message, param=f"{offer.path}.name", code="invalid_value")
         seen.add(offer.name)
+
+
+def _check_schemas(offered: Sequence[Offer]) -> None:
+    """Those of strict functions are schemas, and lead nowhere."""
+    left = CHECKED_BYTES
+    for offer in offered:
+        tool = offer.tool
+        if isinstance(tool, FunctionTool) and tool.strict and tool.parameters and left > 0:
+            try:
+                left -= check_schema(tool.parameters)
+            except BadSchema as error:
+                message = f"Invalid schema for function '{tool.name}': {error}."
+                path = f"{offer.path}.parameters"
+                raise InvalidRequest(message, param=path, code="invalid_function_parameters") from None
 
 
 def check_name(name: str, path: str, limit: int) -> None:

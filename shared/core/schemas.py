@@ -25,9 +25,11 @@ class BadSchema(ValueError):
     """A schema that cannot be used; the message says why."""
 
 
-def check_schema(schema: dict[str, Any]) -> None:
-    """Raises `BadSchema`."""
-    _compile(_text(schema))
+def check_schema(schema: dict[str, Any]) -> int:
+    """Its size in bytes. Raises `BadSchema`."""
+    text = _text(schema)
+    _compile(text)
+    return len(text)
 
 
 def find_fault(schema: dict[str, Any], value: Any) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from api.tools import CHECKED_BYTES
 from api.validate import Accepted, accept
 from shared.config import ModelRow, Settings
 from shared.core.compaction import KIND
@@ -23,6 +24,9 @@ MISSING, TYPE, VALUE, UNSUPPORTED = (
     "unsupported_value",
 )
 LONG = "string_above_max_length"
+SCHEMA = "invalid_function_parameters"
+NO_SCHEMA = {"strict": True, "parameters": {"type": "thing"}}
+FAR_SCHEMA = {"strict": True, "parameters": {"$ref": "http://127.0.0.1:9/s.json"}}
 
 
 def take(tools: Any, choice: Any = None) -> Accepted:
@@ -47,6 +51,9 @@ def allowed(*entries: Any, mode: str = "auto") -> dict[str, Any]:
         ([{"type": "function", "name": "f" * 129}], LONG, "tools[0].name"),
         ([{**F, "parameters": []}], TYPE, "tools[0].parameters"),
         ([{**F, "strict": "yes"}], TYPE, "tools[0].strict"),
+        ([C, {**F, **NO_SCHEMA}], SCHEMA, "tools[1].parameters"),
+        ([{**F, **FAR_SCHEMA}], SCHEMA, "tools[0].parameters"),
+        ([{**N, "tools": [C, {**F, **FAR_SCHEMA}]}], SCHEMA, "tools[0].tools[1].parameters"),
         ([F, F], VALUE, "tools[1].name"),
         ([F, {"type": "custom", "name": "f"}], VALUE, "tools[1].name"),
         ([{"type": "function", "name": f"f{n}"} for n in range(1025)], "array_above_max_length", "tools"),
@@ -147,3 +154,21 @@ def test_defaults_are_filled_in() -> None:
         CustomTool("d", None, text),
         NamespaceTool("n", [CustomTool("c", None, text)], ""),
     ]
+
+
+def test_only_a_strict_function_is_held_to_its_schema() -> None:
+    for fields in (NO_SCHEMA, FAR_SCHEMA):
+        assert take([{**F, **fields, "strict": False}]).request.tools
+    assert take(
+        [{**F, "strict": True}, {"type": "function", "name": "g", "strict": True, "parameters": {}}]
+    ).request.tools
+
+
+def test_no_more_schemas_are_compiled_than_cost_little() -> None:
+    large = {"type": "object", "properties": {f"property_{n}": {"type": "string"} for n in range(2000)}}
+    tools = [{**F, "strict": True, "parameters": large}, {**F, "name": "g", **NO_SCHEMA}]
+    assert len(json.dumps(large, separators=(",", ":"))) >= CHECKED_BYTES
+    assert len(take(tools).request.tools) == 2
+    with pytest.raises(InvalidRequest) as caught:
+        take(tools[::-1])
+    assert caught.value.param == "tools[0].parameters"

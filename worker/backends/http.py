@@ -115,15 +115,16 @@ class HttpBackend:
 async def _feed(
     content: aiohttp.StreamReader, stream: Answer, flush: Flush, timer: asyncio.Timeout, idle_s: float
 ) -> None:
-    """Feed *stream* to its end. From now on *timer* is over when nothing comes for *idle_s*."""
+    """Feed *stream* to its end. From its first byte on *timer* is over when nothing comes for *idle_s*."""
     sse = SSEDecoder()
     idle = Deadline(lambda: timer.reschedule(_in(0)))
-    timer.reschedule(None)
-    ended = False
-    idle.within(idle_s)
+    begun = ended = False
     try:
         async for block in content.iter_any():
-            if not ended:
+            if not begun:
+                timer.reschedule(None)
+                begun = True
+            elif not ended:
                 idle.pause()
             for event in sse.feed(block):
                 if event.data == b"[DONE]":

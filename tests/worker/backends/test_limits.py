@@ -159,7 +159,7 @@ async def test_no_first_byte_in_time(steps: list[Step]) -> None:
     async with FakeUpstream() as upstream, HttpBackend() as backend:
         upstream.queue(*steps)
         async with asyncio.timeout(20):
-            response, error = await answer(backend, row_of(upstream, first_byte_timeout_s=SHORT_S))
+            response, error = await answer(backend, row_of(upstream, first_byte_timeout_s=2.0))  # time enough to arrive
         await upstream.disconnected(0)
     assert error is not None
     assert error.message == "The backend did not answer in time."
@@ -225,6 +225,7 @@ class Turn:
         self._emit = emit
         self._bodies = [b'"second"', b'"third"']
         self.ended = False
+        self.warnings: list[str] = []
 
     def feed(self, data: bytes, event: str = "") -> None:
         self._emit.text(data.decode())
