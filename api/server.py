@@ -57,7 +57,7 @@ class Connection(web.RequestHandler):
         request_id = f"req_{secrets.token_hex(16)}"
         if status < 500:
             log.info("request.malformed", request_id=request_id, error=type(exc).__name__)
-        else:
+        elif not isinstance(exc, ConnectionResetError):  # that is a client that has gone, or was cut
             log.error("request.failed", request_id=request_id, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun, so no other can follow")

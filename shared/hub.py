@@ -22,7 +22,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from shared.deadline import Deadline
-from shared.store.redis import connect, inbox_channel
+from shared.store.redis import LOST, connect, inbox_channel
 from shared.tasks import end
 
 READER_BYTES = 4 << 20
@@ -153,8 +153,7 @@ class Hub:
                 wait_s = FIRST_RETRY_S
                 while True:
                     await self._receive(pubsub)
-            # A bare TypeError is what a write on a lost connection raises on Python 3.12+ (cpython#136234).
-            except (RedisError, OSError, TypeError, TimeoutError) as lost:
+            except (RedisError, *LOST) as lost:
                 log.warning("hub.lost", error=type(lost).__name__)
             except Exception:  # whatever it was: without an inbox every stream would wait for its recheck
                 log.exception("hub.failed")

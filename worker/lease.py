@@ -118,6 +118,8 @@ class Leases:
                 self._responses, reaped.id, reaped.attempt, ending, at=int(time.time()), empty=empty
             )
             log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
+        except StoreUnavailable as error:  # when the lease is over, the next look takes it again
+            log.warning("redis.unavailable", error=str(error), response_id=reaped.id)
         except Exception:  # a log that cannot be folded must not stop the reaper: the next look takes it again
             log.exception("reaper.failed", response_id=reaped.id)
         finally:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from shared.errors import StoreUnavailable
 from shared.store.commands import Commands, pack
-from shared.store.redis import bell_key
+from shared.store.redis import LOST, bell_key
 from shared.store.responses import Claimed, Lane
 from worker.job import Run, Tools
 from worker.lease import Leases
@@ -93,7 +93,7 @@ class ResponseWorker(Worker):
                 self._start(each)
             if len(claimed) < wanted:  # the lanes are empty, and the next submit rings
                 await self._unless_stopping(self._wait_for_bell())
-        except (StoreUnavailable, RedisError, OSError, TypeError) as error:  # TypeError: cpython#136234
+        except (StoreUnavailable, RedisError, *LOST) as error:
             log.warning("redis.unavailable", error=str(error))
             await self._unless_stopping(asyncio.sleep(BACKOFF_S))
 

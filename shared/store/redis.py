@@ -65,6 +65,9 @@ CONNECT_TIMEOUT_S = 1.0
 POOL_WAIT_S = 2.0
 HEARTBEAT_S = 10
 FIRST_RETRY_S = 0.05
+LOST = (RedisConnectionError, RedisTimeoutError, OSError, TypeError, RuntimeError)
+"""What is raised when the connection is lost. A write on one that is gone raises a bare TypeError on Python 3.12+
+(cpython#136234), and a RuntimeError ("the handler is closed") on uvloop."""
 
 Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
@@ -176,8 +179,7 @@ async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> R
             if unavailable is None:
                 raise
             raise unavailable from refused
-        # A bare TypeError is what a write on a lost connection raises on Python 3.12+ (cpython#136234).
-        except (RedisConnectionError, RedisTimeoutError, OSError, TypeError) as lost:
+        except LOST as lost:
             error: Exception = lost
         except RedisError as other:
             raise StoreUnavailable(f"Redis failed: {type(other).__name__}") from other

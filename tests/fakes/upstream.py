@@ -269,6 +269,12 @@ def by_phrases(call: Call) -> Script:
     return [*steps, *([send(chunk(calls=calls))] if calls else []), send(chunk(finish=finish), *tail, DONE)]
 
 
+def full_text(text: str) -> str:
+    """What `by_phrases` answers to *text* when nothing is cut, without marks and padding."""
+    found = re.search(r"\bwords=(\d+)\b", text)
+    return "".join(f"word{place} " for place in range(int(found[1]) if found else 5))
+
+
 class FakeUpstream:
     """Plays queued scripts, one per request in the order of arrival; then what *respond* says.
 

@@ -49,7 +49,8 @@ PROMISES: Mapping[str, str] = {
     "left": "nothing is left behind: no queue entry, lease or request, no key without a lifetime",
 }
 RANK = {"queued": 0, "in_progress": 1}
-MARK = re.compile(r"\bword\d+\.(\d+)")
+MARK = re.compile(r"\b(?P<word>word\d+)\.(?P<call>\d+)x*")
+"""A word of the fake backend, its call, and padding."""
 MAX_CRASHES = 2
 TRIES = 3
 """Upstream calls that one execution may make."""
@@ -356,7 +357,7 @@ def _against_store(history: History, kept: StoredResponse) -> Found:
 
 
 def _executions(history: History, kept: StoredResponse | None, rules: Rules) -> Found:
-    marks = {mark for text in _all_texts(history, kept) for mark in MARK.findall(text)}
+    marks = {mark["call"] for text in _all_texts(history, kept) for mark in MARK.finditer(text)}
     if len(marks) > 1:
         yield "doubled", f"output of several executions is visible: upstream calls {', '.join(sorted(marks))}"
     name = _input_text(history, kept).partition(" ")[0]
@@ -380,7 +381,7 @@ def _texts(history: History, kept: StoredResponse | None, rules: Rules) -> Found
     shown = [view.response for view in history.views if view.ended and view.whole]
     shown += [kept.object] if kept is not None and kept.object is not None and kept.status in TERMINAL else []
     for response in shown:
-        text = MARK.sub(lambda found: found[0].partition(".")[0], output_text(response))
+        text = MARK.sub(r"\g<word>", output_text(response))
         good = text == whole if response.get("status") == "completed" else whole.startswith(text)
         if not good:
             yield "text", f"the {response.get('status')} answer to {asked!r} is {_cut(text)!r}"

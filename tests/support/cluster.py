@@ -29,12 +29,16 @@ START_S = 20.0
 class Process:
     """One process and what it has logged."""
 
+    proxied = False
+    """Whether its Redis is behind a proxy; whoever starts it so notes it here."""
+
     def __init__(self, name: str, child: asyncio.subprocess.Process) -> None:
         self.name = name
         self.child = child
         self.lines: list[dict[str, Any]] = []
         self.text: list[str] = []
         self._news = asyncio.Condition()
+        self._over = False
         self._reader = asyncio.create_task(self._read())
 
     @property
@@ -51,6 +55,9 @@ class Process:
                 except msgspec.DecodeError:
                     self.text.append(line)
                 self._news.notify_all()
+        async with self._news:
+            self._over = True
+            self._news.notify_all()
 
     def find(self, event: str, **fields: object) -> list[dict[str, Any]]:
         wanted = {"event": event, **fields}
@@ -60,10 +67,10 @@ class Process:
         """The *count*-th line with this event and these fields, as soon as it is there."""
         try:
             async with asyncio.timeout(timeout_s), self._news:
-                await self._news.wait_for(lambda: len(self.find(event, **fields)) >= count)
-        except TimeoutError:
+                await self._news.wait_for(lambda: self._over or len(self.find(event, **fields)) >= count)
+            return self.find(event, **fields)[count - 1]
+        except (TimeoutError, IndexError):
             raise AssertionError(f"{self.name} did not log {event} {fields}:\n{self.tail()}") from None
-        return self.find(event, **fields)[count - 1]
 
     def tail(self) -> str:
         return "\n".join([*self.text[-20:], *(str(line) for line in self.lines[-20:])])

@@ -33,16 +33,18 @@ class NamedUpstream(FakeUpstream):
     def __init__(self) -> None:
         super().__init__(self._respond)
         self._plans: dict[str, deque[Script]] = {}
+        self._named: dict[str, list[Call]] = {}
 
     def plan(self, name: str, *scripts: Script) -> None:
         self._plans.setdefault(name, deque()).extend(scripts)
 
     def _respond(self, call: Call) -> Script:
+        self._named.setdefault(name_of(call), []).append(call)
         plan = self._plans.get(name_of(call))
         return plan.popleft() if plan else by_phrases(call)
 
     def calls_of(self, name: str) -> list[Call]:
-        return [call for call in self.calls if name_of(call) == name]
+        return list(self._named.get(name, ()))
 
     async def arrived(self, name: str, count: int = 1, timeout_s: float = WAIT_S) -> Call:
         """The *count*-th call of that name, as soon as it is there."""
