@@ -16,6 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import uvloop
 
+from soak.figures import FIGURES, figure
 from soak.nemesis import Nemesis
 from soak.plan import plan_faults, plan_stories
 from soak.stories import tell
@@ -35,8 +36,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE_PER_S, help=f"new clients per second ({RATE_PER_S:g})")
     parser.add_argument("--responses", type=int, default=None, help="no new work after so many accepted responses")
     parser.add_argument("--calm", action="store_true", help="without the nemesis")
+    parser.add_argument("--figure", choices=FIGURES, help="instead: measure one row of the table in docs/faults.md")
     args = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the fake backend's callers go away in mid-answer
+    if args.figure:
+        sys.exit(uvloop.run(figure(args.figure)))
     seed = int(time.time()) if args.seed is None else args.seed
     sys.exit(uvloop.run(soak(args.seconds, seed, args.rate, args.responses, calm=args.calm)))
 
