@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from api.admission import Admission
 from api.context import Context, check_fit, check_window, conversation_locked, conversation_not_found, parent_not_found
 from api.idempotency import Once, reused
 from api.items import complete
@@ -15,7 +16,7 @@ from shared.core.emitter import Emitter
 from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.core.tiers import HEAD_START_MS, lane_of
-from shared.errors import Overloaded
+from shared.errors import StoreUnavailable
 from shared.ids import (
     HOME_PARTITION,
     RANDOM_BYTES,
@@ -29,7 +30,6 @@ from shared.store.responses import NewResponse, Responses
 from shared.wire.requests import Request
 
 _encode = msgspec.json.Encoder().encode
-FULL_RETRY_AFTER_S = 5
 NO_KEY = "", ""
 
 
@@ -107,13 +107,22 @@ def _keep_s(accepted: Accepted, settings: Settings) -> int:
     return settings.unstored_background_s if accepted.request.background else settings.unstored_foreground_s
 
 
-async def submit(new: NewResponse, responses: Responses, settings: Settings) -> bool:
+async def submit(new: NewResponse, responses: Responses, settings: Settings, admission: Admission) -> bool:
     """Queue it. True when it is accepted, false when its Idempotency-Key stands for another response meanwhile; raises
     an ``ApiError`` when it is refused."""
-    word = await responses.submit(new, max_queue=settings.max_queue, budget_s=settings.submit_budget_s)
+    try:
+        word = await responses.submit(
+            new, max_queue=settings.max_queue, budget_s=settings.submit_budget_s,
+            tenant_waiting=settings.tenant_max_waiting, tenant_unfinished=settings.tenant_max_unfinished,
+        )  # fmt: skip
+    except StoreUnavailable as error:
+        if error.full:  # refused by Redis itself, so it is certain that nothing was written
+            raise admission.refusal("memory") from error
+        raise
     if word == "full":
-        message = "The server is overloaded: too many responses are waiting. Please retry later."
-        raise Overloaded(message, retry_after_s=FULL_RETRY_AFTER_S)
+        raise admission.refusal("queue")
+    if word == "capped":
+        raise admission.refusal("tenant")
     if word == "parent":
         raise parent_not_found(new.parent)
     if word == "conversation":

@@ -10,8 +10,8 @@ import structlog
 from aiohttp import web
 
 from api.headers import given_request_id, given_tenant
-from api.resources import KEYRING, SETTINGS
-from shared.errors import ApiError, NotFound, Overloaded, StoreUnavailable, TooLarge
+from api.resources import ADMISSION, KEYRING, SETTINGS, STATE
+from shared.errors import ApiError, NotFound, StoreUnavailable, TooLarge
 from shared.logs import bound
 from shared.wire.responses import ErrorBody, ErrorEnvelope
 
@@ -41,6 +41,9 @@ async def on_prepare(request: web.Request, response: web.StreamResponse) -> None
     response.headers["openai-version"] = "2020-10-01"
     response.headers["openai-processing-ms"] = str(round((time.monotonic() - request[STARTED]) * 1000))
     response.headers.setdefault("Cache-Control", "no-store")
+    if request.app[STATE].draining:
+        response.force_close()  # the client's next request goes elsewhere
+        response.headers["Connection"] = "close"
 
 
 @web.middleware
@@ -89,7 +92,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(error.status, error.body(), error.retry_after_s)
     except StoreUnavailable as error:
         log.warning("redis.unavailable", error=str(error))
-        overloaded = Overloaded("The server cannot reach its store right now. Please retry.", retry_after_s=2)
+        overloaded = request.app[ADMISSION].refusal("store")
         return error_response(overloaded.status, overloaded.body(), overloaded.retry_after_s)
     except web.HTTPRequestEntityTooLarge:
         too_large = too_large_error(request.app[SETTINGS].max_body_bytes)

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from api.admission import Admission
 from api.auth import Keyring
 from api.cancellation import Canceller
 from shared.config import Settings, check_exposure, is_loopback
@@ -53,6 +54,7 @@ STATE = web.AppKey("state", State)
 SETTINGS = web.AppKey("settings", Settings)
 RESPONSES = web.AppKey("responses", Responses)
 CONVERSATIONS = web.AppKey("conversations", Conversations)
+ADMISSION = web.AppKey("admission", Admission)
 KEYRING = web.AppKey("keyring", Keyring)
 RATIOS = web.AppKey("ratios", Ratios)
 HUB = web.AppKey("hub", Hub)
@@ -71,12 +73,13 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     app[RESPONSES] = responses = Responses(store)
     app[CONVERSATIONS] = Conversations(store)
     app[RATIOS] = Ratios(store)
+    app[ADMISSION] = Admission(settings)
     app[KEYRING] = keyring = Keyring(settings.keys, Tenants(store), loopback=is_loopback(settings.host))
     check_exposure(settings, stored_keys=await keyring.refresh())
     async with Hub(url, name) as hub:
         app[HUB] = hub
         app[CANCELLER] = Canceller(responses, hub, settings)
-        tick = asyncio.create_task(_tick(responses, keyring, name, settings.lease_s), name="tick")
+        tick = asyncio.create_task(_tick(app, name), name="tick")
         yield
         if tasks := set(app[STATE].spawned):
             await asyncio.wait(tasks, timeout=LAST_WORDS_S)
@@ -85,12 +88,15 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     log.info("process.stopped", process=name)
 
 
-async def _tick(responses: Responses, keyring: Keyring, name: str, lease_s: float) -> None:
+async def _tick(app: web.Application, name: str) -> None:
+    """Once a second: show that Redis answers and that we live, and see what there is to do."""
+    responses, lease_s = app[RESPONSES], app[SETTINGS].lease_s
     while True:
         try:
-            await responses.tick(base32(HOME_PARTITION, 2), lease_s)
+            load = await responses.tick(base32(HOME_PARTITION, 2), lease_s)
+            app[ADMISSION].feed(load, *await responses.memory())
             await responses.beat(f"rs:f:{name}", {"pid": os.getpid()})
-            await keyring.refresh()
+            await app[KEYRING].refresh()
         except StoreUnavailable as error:
             log.warning("redis.unavailable", error=str(error))
         except Exception:  # whatever Redis answered: the signs of life must go on

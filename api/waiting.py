@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from api.creation import NO_KEY, submit
-from api.resources import CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import ADMISSION, CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
 from shared.core.emitter import Ending
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, NotFound, StoreUnavailable
@@ -143,7 +143,7 @@ async def submitted(app: web.Application, new: NewResponse) -> AsyncIterator[tup
     settings = app[SETTINGS]
     once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
     with bound(response_id=new.id), app[HUB].listen(new.id) as reader:
-        submitting = spawn(app, submit(new, app[RESPONSES], settings))
+        submitting = spawn(app, submit(new, app[RESPONSES], settings, app[ADMISSION]))
         try:
             yield reader, await asyncio.shield(submitting)
         except (asyncio.CancelledError, ConnectionResetError):

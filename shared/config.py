@@ -165,6 +165,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: Annotated[Count, Meta(description="Most waiting responses; above it, creating one answers 503.")] = (
         10_000
     )
+    tenant_max_waiting: Annotated[
+        int,
+        Meta(ge=0, description="Most waiting responses of one tenant; above it, creating one answers 429. 0: no cap."),
+    ] = 0
+    tenant_max_unfinished: Annotated[
+        int, Meta(ge=0, description="Most waiting and running responses of one tenant; above it, 429 too. 0: no cap.")
+    ] = 0
     max_queue_s: Annotated[WholeSeconds, Meta(description="Seconds a response may wait before it fails (1 day).")] = (
         DAY_S
     )
@@ -174,6 +181,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 540
     worker_slots: Annotated[Count, Meta(description="Most responses that one worker runs at once.")] = 1024
     drain_s: Annotated[float, Meta(ge=0, le=DAY_S, description="Seconds to finish running work after SIGTERM.")] = 30
+    drain_notice_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY_S,
+            description="Seconds a stopping front end still listens, for balancers to see `/ready` fail.",
+        ),
+    ] = 0
     retention_s: Annotated[
         WholeSeconds, Meta(description="Seconds a stored response and its events are kept (30 days).")
     ] = 30 * DAY_S

@@ -26,6 +26,7 @@ EVENTS: Mapping[str, str] = {
     "request.malformed": "What came was no HTTP request: the client got a 400, and nothing of it is repeated here.",
     "request.failed": "A bug ended a request: the client got a 500, the traceback is here.",
     "parameter.dropped": "A parameter does not reach its backend, as the profile says; told once for each backend and parameter.",
+    "response.refused": "A front end took no new work: the line says why.",
     "response.settled": "A response reached its final status: the summary line of a run.",
     "response.cancelled": "A cancel call was answered.",
     "response.requeued": "A response goes back to the queue, to be tried again.",

@@ -16,7 +16,7 @@ from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, paging_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone
-from api.resources import CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import Accepted, accept
 from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
 from shared.config import Settings, find_model
@@ -49,6 +49,8 @@ def json_response(body: bytes, headers: dict[str, str] | None = None) -> web.Res
 @routes.post("/v1/responses")
 async def create(request: web.Request) -> web.StreamResponse:
     app, settings = request.app, request.app[SETTINGS]
+    if app[STATE].draining:
+        raise app[ADMISSION].refusal("draining")
     body = await read_body(request)
     once = once_of(request, body)
     accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
@@ -57,6 +59,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     _note_dropped(app[STATE].noted, accepted, settings)
     made = await recall(accepted, caller, app[RESPONSES])
     if made is None:
+        app[ADMISSION].check()
         try:
             context = await read_context(accepted, caller.tenant, app[RESPONSES], app[CONVERSATIONS], settings)
         except ApiError:

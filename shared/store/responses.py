@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from shared.core.frames import cut
 from shared.core.history import without
@@ -56,7 +57,19 @@ class NewResponse:
     """Hashes of the Idempotency-Key and of the body."""
 
 
-Submitted = Literal["ok", "full", "parent", "conversation", "locked", "made", "reused"]
+Submitted = Literal["ok", "full", "capped", "parent", "conversation", "locked", "made", "reused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one partition has to do. ``settled`` counts on for ever, or begins anew when Redis has lost it; ages are of
+    the first in each lane."""
+
+    settled: int
+    unsettled: int
+    to_pack: int
+    waiting: dict[Lane, int]
+    oldest_s: dict[Lane, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +161,10 @@ class Responses:
         self._store = store
         self.client = store.client
 
-    async def submit(self, new: NewResponse, *, max_queue: int, budget_s: float) -> Submitted:
+    async def submit(
+        self, new: NewResponse, *, max_queue: int, budget_s: float, tenant_waiting: int = 0, tenant_unfinished: int = 0
+    ) -> Submitted:
+        """Refused when *max_queue* responses wait, or the tenant has so many that wait or are unfinished (0: no cap)."""
         partition = partition_of(new.id)
         job: dict[str, object] = {"t": None, "f": "respond", "a": [new.id], "k": {}, "et": new.created_ms}
         flags = (int(new.stream), int(new.background), int(new.store), new.keep_s, new.parent, max_queue)
@@ -156,7 +172,7 @@ class Responses:
         answer = await self._store.call(
             "submit", partition, new.id, new.tenant, new.lane, new.inbox, *flags, new.request_id,
             new.request, new.object, new.items, _JOB.encode(job), *frames, new.conversation, *new.read, new.head_start_ms,
-            *new.idempotency, budget_s=budget_s,
+            *new.idempotency, tenant_waiting, tenant_unfinished, budget_s=budget_s,
         )  # fmt: skip
         return cast(Submitted, answer[0].decode())
 
@@ -277,8 +293,22 @@ class Responses:
         """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""
         return [word.decode() for word in await self._store.call("flush", partition, *parts, budget_s=budget_s)]
 
-    async def tick(self, partition: str, lease_s: float) -> None:
-        await self._store.call("tick", partition, int(lease_s * 1000))
+    async def tick(self, partition: str, lease_s: float) -> Load:
+        """Show that Redis answers, and see what there is to do."""
+        row = await self._store.call("tick", partition, int(lease_s * 1000))
+        settled, unsettled, to_pack, foreground, foreground_ms, background, background_ms = row
+        waiting: dict[Lane, int] = {"foreground": foreground, "background": background}
+        oldest_s: dict[Lane, float] = {"foreground": foreground_ms / 1000, "background": background_ms / 1000}
+        return Load(settled, unsettled, to_pack, waiting, oldest_s)
+
+    async def memory(self) -> tuple[int, int]:
+        """Bytes that Redis uses, and its ``maxmemory`` (0: no limit). Both are 0 where INFO is forbidden."""
+        try:
+            told = await self._store.command("INFO", "memory", budget_s=BEAT_BUDGET_S)
+        except ResponseError:
+            return 0, 0
+        rows = dict(line.split(b":", 1) for line in told.splitlines() if b":" in line)
+        return int(rows.get(b"used_memory", 0)), int(rows.get(b"maxmemory", 0))
 
     async def beat(self, key: str, fields: Mapping[str, int]) -> None:
         """Show that a process lives, for ``HEARTBEAT_S``. At maxmemory it is not shown."""

@@ -13,7 +13,13 @@ from support.cluster_thread import ClusterThread
 
 Check = Callable[[str, str, Answer], None]
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
-SOMETIMES = {"x-respool-dropped", "x-respool-idempotent-replay", "openai-poll-after-ms", "x-respool-queue-position"}
+SOMETIMES = {
+    "x-respool-dropped",
+    "x-respool-idempotent-replay",
+    "openai-poll-after-ms",
+    "x-respool-queue-position",
+    "x-respool-attempts",
+}
 
 
 @pytest_asyncio.fixture

@@ -23,10 +23,11 @@ end
 
 local function take(id)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled')
+  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled', 'tenant')
   if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
   redis.call('HINCRBY', r, 'attempt', 1)
   redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
+  running(v[7], 1)
   redis.call('ZADD', P .. 'live', t + lease, id)
   local begin = redis.call('HGET', b, 'begin')
   if begin then

@@ -12,7 +12,8 @@ local MAX_PUBLISHED_BYTES = 4194304 -- of one script: more would cut the subscri
 local MAX_INBOXES = 32
 -- What of a record is of no use once it has ended
 local RUN_FIELDS = {'inboxes', 'owner', 'lane', 'order', 'waits', 'crashes', 'tries', 'releases', 'takeovers', 'cancel', 'polled'}
-local IDEMPOTENT_S = 86400      -- how long an Idempotency-Key counts, if its response lives so long
+local DAY_S = 86400
+local IDEMPOTENT_S = DAY_S      -- how long an Idempotency-Key counts, if its response lives so long
 
 local function now()
   local t = redis.call('TIME')
@@ -74,6 +75,21 @@ local function watch_with(id, inboxes, inbox)
   end
   if seen < MAX_INBOXES then
     redis.call('HSET', P .. 'r:' .. id, 'inboxes', inboxes == '' and inbox or inboxes .. ' ' .. inbox)
+  end
+end
+
+-- What a tenant has unfinished: 'active' responses (accepted, not settled), 'running' of them with an owner. Counted where a
+-- record changes so, and nowhere else; the key goes with the last one.
+local function running(tenant, change)
+  redis.call('HINCRBY', P .. 't:' .. tenant, 'running', change)
+end
+
+local function unfinished(tenant, owner)
+  local t = P .. 't:' .. tenant
+  if redis.call('HINCRBY', t, 'active', -1) <= 0 then
+    redis.call('DEL', t)
+  elseif owner ~= '' then
+    redis.call('HINCRBY', t, 'running', -1)
   end
 end
 
@@ -166,7 +182,7 @@ end
 -- attempts tells of the calls to backends, nil when there is nothing to tell.
 local function settle(id, status, first, count, frames, object, size, attempts)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store')
+  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store', 'tenant', 'owner')
   local output = keep_object(b, object, size)
   local conversation = redis.call('HGET', b, 'conversation')
   if conversation then end_turn(conversation, id, status, output) end
@@ -194,11 +210,14 @@ local function settle(id, status, first, count, frames, object, size, attempts)
   redis.call('DEL', P .. 'q:' .. id, JOB .. id)
   redis.call('ZREM', P .. 'live', id)
   redis.call('ZREM', QUEUE .. v[4], TAG .. ':' .. id)
+  unfinished(v[6], v[7])
+  if redis.call('INCR', P .. 'settled') == 1 then redis.call('EXPIRE', P .. 'settled', DAY_S) end
 end
 
 -- Redis time once a second from every process. A gap means that Redis was away: leases then get one full lease more.
 local function tick(t, lease_ms)
   local last = redis.call('GET', P .. 'tick')
-  redis.call('SET', P .. 'tick', string.format('%d', t), 'EX', 86400)
+  redis.call('SET', P .. 'tick', string.format('%d', t), 'EX', DAY_S)
+  redis.call('EXPIRE', P .. 'settled', DAY_S)
   if last and t - last > 2000 then redis.call('SET', P .. 'grace', '1', 'PX', lease_ms) end
 end

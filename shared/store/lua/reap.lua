@@ -18,33 +18,35 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pack', '-inf', t, 'LIMIT',
   end
 end
 
-local function own(id, r, reason)
+local function own(id, r, reason, owner, tenant)
   local takeovers = redis.call('HINCRBY', r, 'takeovers', 1)
   redis.call('HSET', r, 'owner', who, 'status', 'in_progress')
+  if owner == '' then running(tenant, 1) end
   redis.call('ZADD', P .. 'live', t + lease, id)
   table.insert(rows, {id, takeovers > 2 and 'empty' or 'settle', redis.call('HINCRBY', r, 'attempt', 1), reason})
 end
 
 local function look(id)
   local r = P .. 'r:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'waits')
+  local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'waits', 'tenant')
   if not v[1] or terminal(v[1]) then
     redis.call('ZREM', P .. 'live', id)
   elseif v[2] ~= '' then
     local crashes = redis.call('HINCRBY', r, 'crashes', 1)
     if v[3] == '1' then
-      own(id, r, 'cancelled')
+      own(id, r, 'cancelled', v[2], v[9])
     elseif v[4] == '1' or crashes >= tonumber(ARGV[5]) then
-      own(id, r, 'lost')
+      own(id, r, 'lost', v[2], v[9])
     else
       redis.call('HINCRBY', r, 'attempt', 1)
       redis.call('HSET', r, 'owner', '')
+      running(v[9], -1)
       enqueue(id, v[6], v[7], t)
       table.insert(rows, {id, 'requeued', '', 'lost'})
     end
   elseif t - v[8] > tonumber(ARGV[4]) then
     redis.call('ZREM', QUEUE .. v[6], TAG .. ':' .. id)
-    own(id, r, 'waited')
+    own(id, r, 'waited', v[2], v[9])
   elseif redis.call('ZSCORE', QUEUE .. v[6], TAG .. ':' .. id) then
     redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
   else

@@ -3,8 +3,9 @@
 -- ARGV: id, tenant, lane, inbox, stream, background, store (each 0 or 1), keep_s, parent, max_queue, request_id,
 --       request, object, input, job, first frames, their count, frame of response.in_progress,
 --       conversation, numbers of batches and of deleted items that were read of it, head_start_ms,
---       hashes of the Idempotency-Key and of the body ('' without one)
--- -> {'ok'} | {'full', depth} | {'parent'} | {'conversation'} (there is no such one) | {'locked'} (in use, or written to
+--       hashes of the Idempotency-Key and of the body ('' without one), most waiting and most unfinished responses of
+--       the tenant (0: no cap)
+-- -> {'ok'} | {'full', depth} | {'capped'} (the tenant has too many) | {'parent'} | {'conversation'} (there is no such one) | {'locked'} (in use, or written to
 --    since it was read) | {'made'} (by an earlier call with that Idempotency-Key) | {'reused'} (it came with another body).
 --    Repeated: {'ok'}.
 local id, lane, parent, conversation = ARGV[1], ARGV[3], ARGV[9], ARGV[19]
@@ -17,6 +18,14 @@ end
 local depth = 0
 for _, each in ipairs(LANES) do depth = depth + redis.call('ZCARD', QUEUE .. each) end
 if depth >= tonumber(ARGV[10]) then return {'full', depth} end
+local most_waiting, most_active = tonumber(ARGV[25]), tonumber(ARGV[26])
+if most_waiting > 0 or most_active > 0 then
+  local has = redis.call('HMGET', P .. 't:' .. ARGV[2], 'active', 'running')
+  local active, running = tonumber(has[1] or 0), tonumber(has[2] or 0)
+  if most_active > 0 and active >= most_active or most_waiting > 0 and active - running >= most_waiting then
+    return {'capped'}
+  end
+end
 if parent ~= '' then
   local p = redis.call('HMGET', P .. 'r:' .. parent, 'status', 'tenant', 'store')
   if not p[1] or p[2] ~= ARGV[2] or p[3] ~= '1' or not terminal(p[1]) then return {'parent'} end
@@ -53,5 +62,6 @@ if ARGV[23] ~= '' then
 end
 redis.call('SET', JOB .. id, ARGV[15])
 if count > 0 then log(id, 0, count, ARGV[16]) end
+redis.call('HINCRBY', P .. 't:' .. ARGV[2], 'active', 1)
 enqueue(id, lane, order, t)
 return {'ok'}

@@ -1,4 +1,14 @@
 #!lua flags=allow-oom
--- A process lives and Redis answers. ARGV: lease_ms -> 1
-tick(now(), tonumber(ARGV[1]))
-return 1
+-- A process lives and Redis answers. ARGV: lease_ms
+-- -> {settled so far, unsettled, logs to pack, then of each lane: how many wait, since how many ms the first of them}
+local t = now()
+tick(t, tonumber(ARGV[1]))
+local answer = {tonumber(redis.call('GET', P .. 'settled') or 0), redis.call('ZCARD', P .. 'live'),
+  redis.call('ZCARD', P .. 'pack')}
+for _, lane in ipairs(LANES) do
+  local first = redis.call('ZRANGE', QUEUE .. lane, 0, 0)[1]
+  local since = first and redis.call('HGET', P .. 'r:' .. string.sub(first, #TAG + 2), 'created')
+  table.insert(answer, redis.call('ZCARD', QUEUE .. lane))
+  table.insert(answer, since and math.floor(t - since) or 0)
+end
+return answer

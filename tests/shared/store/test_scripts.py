@@ -18,6 +18,7 @@ from support.valkey import (
     LIVE,
     PACK,
     PARTITION,
+    PREFIX,
     TENANT,
     TICK,
     WORKER,
@@ -85,7 +86,8 @@ async def reap(
 async def test_submit_writes_everything_at_once(responses: Responses, redis: Redis) -> None:
     await submit(responses, new(1, background=True, lane="background"))
     kinds = {key(kind, 1) for kind in "rqbe"}
-    assert set(await redis.keys()) == {*kinds, LIVE, BELL, job_key(1), queue("background")}
+    tenant = f"{PREFIX}t:{TENANT}"
+    assert set(await redis.keys()) == {*kinds, LIVE, BELL, job_key(1), queue("background"), tenant}
     about_it = await record(redis)
     assert about_it.items() >= {
         ("status", "queued"), ("tenant", TENANT), ("lane", "background"), ("inboxes", INBOX), ("stream", "1"),
