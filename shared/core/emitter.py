@@ -289,7 +289,8 @@ class Emitter:
         response = self._response
         response.status = ending.status
         response.usage = ending.usage
-        response.completed_at = at if ending.status == "completed" else None
+        # Not before its creation, which another machine's clock has told.
+        response.completed_at = max(at, response.created_at) if ending.status == "completed" else None
         if ending.status == "incomplete":
             response.incomplete_details = IncompleteDetails(ending.reason or "max_output_tokens")
         elif ending.status == "failed":

@@ -272,3 +272,9 @@ def test_provider_state_counts_as_output() -> None:
     emit.state("y" * 1000)
     emit.state("z" * 1000)
     assert emit.size_bytes == before + 1000
+
+
+def test_it_never_ends_before_it_was_created() -> None:
+    """The two moments are told by two machines, whose clocks may differ."""
+    emit = Emitter(draft(Request(id=RESPONSE_ID, created_at=100, model="m", tools=[])), streaming=True)
+    assert emit.end(Ending("completed"), at=40).completed_at == 100
