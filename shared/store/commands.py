@@ -50,6 +50,8 @@ ERRORS: dict[str, type[RedisError]] = {
     "READONLY": ReadOnlyError,
     "WRONGPASS": AuthenticationError,
 }
+FULL = "ERR max number of clients"
+"""What a server at its ``maxclients`` says to a new connection before it closes it."""
 _MORE = object()
 
 Word = str | bytes | int | float
@@ -65,6 +67,8 @@ def pack(*words: Word) -> bytes:
 
 
 def _error(text: str) -> RedisError:
+    if text.startswith(FULL):
+        return RedisConnectionError(text)
     return ERRORS.get(text.partition(" ")[0], ResponseError)(text)
 
 
