@@ -128,11 +128,11 @@ class Cluster:
             await process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def start_valkey(self) -> Process:
-        """Start it (again), and wait until it answers."""
+    async def start_valkey(self, *wrapped_in: str) -> Process:
+        """Start it (again), and wait until it answers. *wrapped_in* is a command that executes the rest of its line."""
         self.socket.unlink(missing_ok=True)
         command = [
-            str(valkey_binary()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder),
+            *wrapped_in, str(valkey_binary()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
         self.valkey = Process("valkey", await _spawn(command, {}))

@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -162,6 +162,13 @@ async def maxmemory(redis: Redis, *, used: bool = True) -> AsyncIterator[None]:
     finally:
         if used:
             await redis.config_set("maxmemory", 0)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Look again and again, where nothing gives a signal."""
+    async with asyncio.timeout(WAIT_S):
+        while not await holds():  # noqa: ASYNC110  # that is what it is for
+            await asyncio.sleep(0.03)  # between two looks
 
 
 async def all_ended(redis: Redis) -> None:

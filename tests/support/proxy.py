@@ -1,13 +1,15 @@
 """A TCP proxy in front of a server on a Unix socket or port, which holds, delays or refuses what goes through it.
 
-    async with Proxy(str(cluster.socket)) as proxy:
+    async with Proxy(str(cluster.socket)) as proxy:     # or (host, port)
         await cluster.start_worker(REDIS_URL=proxy.redis_url)
         proxy.hold()        # blackholed: nothing arrives on either side; what was sent meanwhile arrives late
         proxy.delay(0.3)    # every read takes so many seconds longer
         proxy.refuse()      # connections are cut, new ones are closed at once
+        proxy.lose(b"x")    # the next reply that holds x, or that answers a request that holds it, is lost with its connection
+        proxy.switch(path)  # to another server; the connections to the old one are cut
         proxy.heal()
 
-`held`, `delayed` and `refused` count what each fault has met, so that a test can show that it hit.
+`held`, `delayed`, `refused` and `lost` count what each fault has met, so that a test can show that it hit.
 """
 
 import asyncio
@@ -21,10 +23,12 @@ class Proxy:
     """Listens on a free loopback port. *target* is a path or (host, port)."""
 
     def __init__(self, target: str | tuple[str, int]) -> None:
-        self.held = self.delayed = self.refused = self.accepted = 0
+        self.held = self.delayed = self.refused = self.accepted = self.lost = 0
+        self.was_lost = asyncio.Event()
         self._target = target
         self._delay_s = 0.0
-        self._refusing = False
+        self._refusing = self._refuse_then = False
+        self._marker = b""
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -55,6 +59,15 @@ class Proxy:
         self._refusing = True
         self.cut()
 
+    def lose(self, marker: bytes, *, then_refuse: bool = False) -> None:
+        """Once: the server does what it is asked, and nobody hears of it. With *then_refuse* it is away from then on.
+        *marker* must be in one piece of what is sent, as it is when it belongs to one small command."""
+        self._marker, self._refuse_then = marker, then_refuse
+
+    def switch(self, target: str | tuple[str, int]) -> None:
+        self._target = target
+        self.cut()
+
     def heal(self) -> None:
         """Let everything through again, first of all what was held."""
         self._open.set()
@@ -66,6 +79,13 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
         return len(self._writers)
+
+    def _lose(self) -> None:
+        self._marker = b""
+        self.lost += 1
+        if self._refuse_then:
+            self.refuse()
+        self.was_lost.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -93,9 +113,10 @@ class Proxy:
         else:
             back_reader, back_writer = await asyncio.open_connection(*self._target)
         try:
+            asked = asyncio.Event()
             pumps = [
-                asyncio.create_task(self._pump(reader, back_writer)),
-                asyncio.create_task(self._pump(back_reader, writer)),
+                asyncio.create_task(self._pump(reader, back_writer, asked, reply=False)),
+                asyncio.create_task(self._pump(back_reader, writer, asked, reply=True)),
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -106,9 +127,19 @@ class Proxy:
         finally:
             back_writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event, *, reply: bool
+    ) -> None:
+        """One direction. *asked* is set once the marker has gone to the server: then its reply is what is lost."""
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
+                marked = bool(self._marker) and self._marker in data
+                if reply and (marked or asked.is_set()):
+                    self._lose()
+                    return
+                if marked:
+                    self._marker = b""
+                    asked.set()
                 if not self._open.is_set():
                     self.held += 1
                     await self._open.wait()

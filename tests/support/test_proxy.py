@@ -82,3 +82,33 @@ async def test_connections_are_cut_and_refused(proxy: Proxy) -> None:
     assert await again.readexactly(1) == b"y"
     for each in (writer, refused, third):
         each.close()
+
+
+async def test_a_reply_is_lost_once_and_what_was_asked_is_done(proxy: Proxy) -> None:
+    reader, writer = await connected(proxy)
+    proxy.lose(b"this")
+    writer.write(b"that")
+    assert await reader.readexactly(4) == b"that"
+    writer.write(b"this")
+    with pytest.raises(CUT):
+        await reader.readexactly(4)
+    assert proxy.lost == 1
+    again, other = await connected(proxy)
+    other.write(b"this")
+    assert await again.readexactly(4) == b"this"
+    for each in (writer, other):
+        each.close()
+
+
+async def test_after_a_lost_reply_it_can_be_away(proxy: Proxy) -> None:
+    reader, writer = await connected(proxy)
+    proxy.lose(b"this", then_refuse=True)
+    writer.write(b"this")
+    with pytest.raises(CUT):
+        await reader.readexactly(4)
+    late, refused = await connected(proxy)
+    with pytest.raises(CUT):
+        await late.readexactly(1)
+    assert (proxy.lost, proxy.refused) == (1, 1)
+    for each in (writer, refused):
+        each.close()
