@@ -66,7 +66,7 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     """Redis, the inbox, and the sign of life."""
     settings = app[SETTINGS]
     url = settings.redis_url or ""
-    name = f"f-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"f-{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(4)}"
     client = connect(url)
     await require_fit(client)
     store = Store(client)

@@ -62,7 +62,7 @@ def main() -> int:
 
 async def serve(settings: Settings, redis_url: str) -> None:
     """Run until a signal."""
-    name = f"w-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"w-{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
         client = connect(redis_url)
         stack.push_async_callback(client.aclose)
