@@ -366,6 +366,52 @@ async def test_a_second_signal_stops_at_once(
         assert await check_left(cluster.redis) == 2
 
 
+async def test_a_stopping_front_end_sends_new_work_away(
+    upstream: NamedUpstream, cluster: Cluster, raw: RawClient
+) -> None:
+    """It says so at once, to balancers and to clients that ask for more, and what it streams comes to its end."""
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    stopping = cluster.front_ends[0]
+    async with streaming(raw, "x") as stream:
+        seen = await read_until(stream, "response.output_text.delta")
+        assert (await raw.get("/ready")).status == 200
+        stopping.send(signal.SIGTERM)
+        await stopping.logged("process.draining")
+        ready = await raw.get("/ready")
+        refused = await raw.post("/v1/responses", json={"model": "tiny", "input": "more"})
+        gate.set()
+        seen += [event async for event in stream.events()]
+    assert (ready.status, ready.json()) == (503, {"status": "draining"})
+    assert (refused.status, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
+    assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
+    assert numbers_of(seen) == list(range(len(seen)))
+    assert seen[-1]["type"] == "response.completed"
+    assert await stopping.ended() == 0
+    assert upstream.calls_of("more") == []
+    assert await check_left(cluster.redis) == 1
+
+
+async def test_a_second_signal_cuts_the_streams_of_a_front_end(
+    upstream: NamedUpstream, cluster: Cluster, raw: RawClient, raw_client: RawMaker
+) -> None:
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    stopping, other = cluster.front_ends[0], await cluster.start_front_end()
+    async with streaming(raw, "x") as stream:
+        seen = await read_until(stream, "response.output_text.delta")
+        for _ in range(2):
+            stopping.send(signal.SIGTERM)
+            await stopping.logged("process.draining")
+        watch = Watch()
+        seen += await read_on(stream)
+        assert await stopping.ended() == 0
+    assert watch.seconds < 10  # not the 30 s of drain_s
+    gate.set()
+    response = await ended(raw_client(other.origin), seen[0]["response"]["id"])
+    assert text_of(response) == "one two"
+
+
 async def test_a_stopping_front_end_is_no_hang_up(upstream: NamedUpstream, raw_client: RawMaker) -> None:
     """Its foreground streams are cut, and go on elsewhere."""
     gate = asyncio.Event()
