@@ -102,6 +102,18 @@ async def test_a_circuit_is_probed_and_closes(
         assert len(upstream.calls) == 6  # not one while it was left alone
 
 
+async def test_the_only_backend_is_asked_whatever_its_state(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """A circuit has nobody to turn to here: as soon as the backend is well again, so are its responses."""
+    async with running(config=table({"base_url": upstream.base_url, "backend": "only"})) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        sick: list[Script] = [[status(500)]] * 6
+        upstream.respond = lambda _: sick.pop() if sick else [reply("well")]
+        made = [(await foreground(raw, "r"))[0] for _ in range(3)]
+        await cluster.workers[0].logged("backend.opened", backend="only")
+    assert [each["status"] for each in made] == ["failed", "failed", "completed"]
+    assert len(upstream.calls) == 7
+
+
 async def test_what_was_shown_stays(upstream: NamedUpstream, other: NamedUpstream, raw_client: RawMaker) -> None:
     upstream.plan("r", [*words("one "), send(b'data: {"error": {"message": "boom", "code": 500}}\n\n')])
     async with running(config=pair(upstream, other)) as cluster:

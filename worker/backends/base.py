@@ -1,6 +1,5 @@
 """What a backend is, and the way of a response through those of its model."""
 
-import math
 import random
 import time
 from collections import defaultdict
@@ -35,8 +34,6 @@ DIALECTS: Mapping[str, Dialect] = {
 """Those that are spoken over HTTP."""
 STATE_KIND = "state"
 """What provider state is sealed as."""
-MIN_WAIT_S = 0.1
-"""For the end of somebody else's probe."""
 Flush = Callable[[], Awaitable[None]]
 """Hands over the events made so far. Awaited after each read; waits while too much is unflushed."""
 
@@ -142,14 +139,22 @@ class Route:
         self._call = replace(self._call, items=[*self._call.items, *items])
 
     async def run(self, emit: Emitter, flush: Flush) -> Ending:
-        """Ask the next backend that may be asked and has a place. Raises ``UpstreamError``."""
-        busy, soonest = False, math.inf
-        while self._left:
-            row, now = self._left.pop(0), time.monotonic()
-            health = self._backends.health[row.backend]
-            if not health.takes(now):
-                soonest = min(soonest, max(health.until - now, MIN_WAIT_S))
-                continue
+        """Ask the next backend that is up and has a place. Raises ``UpstreamError``."""
+        busy, skipped, now = False, list[tuple[Health, ModelRow]](), time.monotonic()
+        while self._left or skipped:
+            if self._left:
+                row = self._left.pop(0)
+                health = self._backends.health[row.backend]
+                if not health.takes(now):
+                    skipped.append((health, row))
+                    continue
+            else:  # better one that is probably down than none
+                health, row = min(skipped, key=lambda each: (each[0].rests_until > now, each[0].open_until))
+                skipped.clear()
+                if health.rests_until > now:
+                    wait_s = health.rests_until - now
+                    raise UpstreamError("The model's backends ask for time.", retryable=True, retry_after_s=wait_s,
+                                        code="rate_limit_exceeded")  # fmt: skip
             try:
                 async with self._backends.places.place(row) as taken:
                     if taken:
@@ -159,9 +164,9 @@ class Route:
                 raise UpstreamError(
                     "The places of the backend cannot be counted.", retryable=True, busy=True
                 ) from error
-        if busy:
-            raise UpstreamError("All places at the model's backends are taken.", retryable=True, busy=True)
-        raise UpstreamError("The model's backends do not answer.", retryable=True, retry_after_s=soonest)
+            if busy and not self._left:
+                break
+        raise UpstreamError("All places at the model's backends are taken.", retryable=True, busy=True)
 
     async def _ask(self, row: ModelRow, health: Health, emit: Emitter, flush: Flush) -> Ending:
         started = time.monotonic()

@@ -5,7 +5,8 @@ call a round trip.
 
     closed --BREAK_AFTER failures in a row--> open --its time is over--> half open (one call) --answered--> closed
                                                ^-------------------------- failed: twice the time -----|
-A ``Retry-After`` keeps a backend from being asked for so long, whatever its state.
+A circuit only turns calls to other backends: where there is none, an open one is asked all the same. A ``Retry-After``
+keeps a backend from being asked for so long, whatever its state.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,22 +21,25 @@ FIRST_OPEN_S, LAST_OPEN_S = 5.0, 120.0
 
 @dataclass(slots=True)
 class Health:
-    """Of one backend. ``until`` is when it may be asked again (monotonic seconds)."""
+    """Of one backend. Times are monotonic seconds."""
 
     failures: int = 0
-    until: float = 0.0
+    rests_until: float = 0.0
+    """It has asked for time."""
+    open_until: float = 0.0
     open_s: float = 0.0
     """How long it was open last; 0 when it is closed."""
     probing: bool = False
 
     def takes(self, now: float) -> bool:
-        return now >= self.until and not self.probing
+        """Whether it is asked before others."""
+        return now >= self.rests_until and now >= self.open_until and not self.probing
 
     def asked(self) -> None:
         self.probing = self.open_s > 0
 
     def answered(self) -> None:
-        self.failures, self.until, self.open_s, self.probing = 0, 0.0, 0.0, False
+        self.failures, self.rests_until, self.open_until, self.open_s, self.probing = 0, 0.0, 0.0, 0.0, False
 
     def dropped(self) -> None:
         """The call was given up by us: it says nothing about the backend."""
@@ -45,14 +49,14 @@ class Health:
         """Note a failure. True when the backend is not asked for a while because of it (the circuit has opened)."""
         was_probe, self.probing = self.probing, False
         if error.retry_after_s is not None:
-            self.until = max(self.until, now + error.retry_after_s)
+            self.rests_until = max(self.rests_until, now + error.retry_after_s)
         if error.code == "rate_limit_exceeded" or not error.elsewhere:  # it lives
             return False
         self.failures += 1
         if not was_probe and self.failures < BREAK_AFTER:
             return False
         self.open_s = min(max(2 * self.open_s, FIRST_OPEN_S), LAST_OPEN_S)
-        self.until = max(self.until, now + self.open_s)
+        self.open_until = now + self.open_s
         return True
 
 

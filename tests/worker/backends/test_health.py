@@ -70,7 +70,7 @@ def test_a_probe_that_fails_opens_it_for_longer() -> None:
         health.asked()
         assert health.failed(DOWN, now)
         opened.append(health.open_s)
-        now = health.until
+        now = health.open_until
     assert opened[:3] == [2 * FIRST_OPEN_S, 4 * FIRST_OPEN_S, 8 * FIRST_OPEN_S]
     assert opened[-1] == LAST_OPEN_S
 
