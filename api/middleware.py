@@ -19,7 +19,7 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
 
-OPEN_PATHS = {"/health", "/healthz", "/ready", "/openapi.json", "/docs"}
+OPEN_PATHS = {"/health", "/healthz", "/ready", "/metrics", "/openapi.json", "/docs"}
 """Served without a key and without a log line."""
 REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", str)

@@ -167,6 +167,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", "Server", "The process runs", Health, open=True),
     Operation("GET", "/healthz", "Server", "The process runs", Health, open=True),
     Operation("GET", "/ready", "Server", "It can take work", Health, open=True, errors=(503,)),
+    Operation("GET", "/metrics", "Server", "Counters for Prometheus", str, open=True, media="text/plain", errors=(404,)),
     Operation("GET", "/openapi.json", "Server", "This description", dict[str, Any], open=True),
     Operation("GET", "/docs", "Server", "This description to read", str, open=True, media="text/html"),
 )  # fmt: skip

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ from shared.config import Settings, check_exposure, is_loopback
 from shared.errors import RespoolError, StoreUnavailable
 from shared.hub import Hub, Reader
 from shared.ids import HOME_PARTITION, base32
+from shared.metrics import Report
 from shared.seal import Sealer
 from shared.store.checks import require_fit
 from shared.store.conversations import Conversations
@@ -90,12 +92,12 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
 
 async def _tick(app: web.Application, name: str) -> None:
     """Once a second: show that Redis answers and that we live, and see what there is to do."""
-    responses, lease_s = app[RESPONSES], app[SETTINGS].lease_s
+    responses, lease_s, report = app[RESPONSES], app[SETTINGS].lease_s, Report(time.monotonic)
     while True:
         try:
             load = await responses.tick(base32(HOME_PARTITION, 2), lease_s)
             app[ADMISSION].feed(load, *await responses.memory())
-            await responses.beat(f"rs:f:{name}", {"pid": os.getpid()})
+            await responses.beat(f"rs:f:{name}", {"pid": os.getpid(), **report.fields()})
             await app[KEYRING].refresh()
         except StoreUnavailable as error:
             log.warning("redis.unavailable", error=str(error))

@@ -139,6 +139,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     host: Annotated[str, Meta(description="Address to listen on; beyond loopback only with `keys`.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
+    metrics: Annotated[bool, Meta(description="Serve `GET /metrics`, without a key: see [metrics.md](metrics.md).")] = (
+        True
+    )
     reuse_port: Annotated[bool, Meta(description="Share the port with other front ends; set by `up --api N`.")] = False
     data_dir: Annotated[str, Meta(min_length=1, description="Folder of the embedded Valkey.")] = "respool-data"
     log_level: Annotated[

@@ -17,6 +17,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from shared import metrics
+
 EVENTS: Mapping[str, str] = {
     "process.started": "A process is up and serving.",
     "process.draining": "A process was told to stop: it takes nothing new and finishes what it has.",
@@ -29,7 +31,8 @@ EVENTS: Mapping[str, str] = {
     "response.refused": "A front end took no new work: the line says why.",
     "response.settled": "A response reached its final status: the summary line of a run.",
     "response.cancelled": "A cancel call was answered.",
-    "response.requeued": "A response goes back to the queue, to be tried again.",
+    "response.requeued": "A response of a dead worker goes back to the queue, to be tried again.",
+    "response.reconciled": "A response that was neither queued nor running (its wait for another try is over, or its queue entry was lost) was queued again.",
     "response.released": "A stopping worker handed a response back.",
     "response.reaped": "A response of a dead worker was settled in its place.",
     "response.fenced": "A worker learned that a response is no longer its own, and dropped it.",
@@ -91,11 +94,17 @@ def configure(level: str, log_format: Literal["auto", "console", "json"], *, roo
         log_format = "console" if sys.stdout.isatty() else "json"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no text of a client may make logging fail
-    number = logging.getLevelNamesMapping()[level.upper()]
+    levels = {name.lower(): value for name, value in logging.getLevelNamesMapping().items()}
+    number = levels[level]
+    metrics.preset(EVENTS)
 
     def complete(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         """What every line has: one step instead of structlog's four, which cost as much as all the rest of a line."""
         level = "error" if method == "exception" else method
+        if event.get("event") in EVENTS:
+            metrics.count(event["event"], event)
+        if levels[level] < number:
+            raise structlog.DropEvent
         line = {"timestamp": _now(), "level": level, "event": event.pop("event", None), **_BOUND.get(), **event}
         if room:
             line["room"] = room
@@ -109,7 +118,7 @@ def configure(level: str, log_format: Literal["auto", "console", "json"], *, roo
         last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(
         processors=[*common, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(min(number, logging.INFO)),  # what is counted is always met
         logger_factory=_Stdout,
         cache_logger_on_first_use=True,
     )

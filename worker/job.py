@@ -21,6 +21,7 @@ from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
+from shared.metrics import FIRST, QUEUED, RUN, TOKENS
 from shared.store.responses import Claimed, Responses, encode_ended
 from shared.store.takeover import settle_from_log
 from shared.wire.events import Event
@@ -81,6 +82,8 @@ class Run:
         self._places_s = 0.0
         self._repaired = False
         self._route: Route | None = None
+        self._started = time.monotonic()
+        self._first = True
 
     @property
     def must_finish(self) -> bool:
@@ -109,12 +112,17 @@ class Run:
         self.stop(refusal)
 
     async def execute(self) -> None:
-        claimed, started = self._claimed, time.monotonic()
+        claimed = self._claimed
+        if claimed.attempt == 1:
+            QUEUED.observe(claimed.age_ms / 1000)
         with bound(response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id):
             try:
                 status = await self._execute()
-                duration_ms = round((time.monotonic() - started) * 1000)
-                log.info("response.settled", status=status, duration_ms=duration_ms, attempts=self._attempts)
+                duration_s = time.monotonic() - self._started
+                RUN.observe(duration_s)
+                log.info(
+                    "response.settled", status=status, duration_ms=round(duration_s * 1000), attempts=self._attempts
+                )
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
             except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides
@@ -165,6 +173,9 @@ class Run:
                     try:
                         ending = await route.run(self._emitter, self._flush)
                         self._tools.observer.observe(request, route.items, ending.usage)
+                        if ending.usage is not None:
+                            TOKENS.labels("in").inc(ending.usage.input_tokens)
+                            TOKENS.labels("out").inc(ending.usage.output_tokens)
                         repair = self._hold_to(request, ending)
                         if not isinstance(repair, list):
                             return repair
@@ -245,6 +256,9 @@ class Run:
             raise UpstreamError("The output is larger than this server's max_output_bytes.")
         events = self._emitter.take()
         if events:
+            if self._first:
+                self._first = False
+                FIRST.observe(self._claimed.age_ms / 1000 + time.monotonic() - self._started)
             self._line.append(render_all(events), len(events))
         await self._line.room()
 

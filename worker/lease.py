@@ -11,6 +11,7 @@ from shared.config import Settings
 from shared.core.emitter import Ending
 from shared.core.packing import pack_ended, pack_output
 from shared.errors import StoreUnavailable
+from shared.metrics import Report
 from shared.store.responses import Reaped, Responses
 from shared.store.takeover import read_log, settle_from_log
 from shared.wire.responses import ResponseError
@@ -58,7 +59,7 @@ class Leases:
 
     async def keep(self) -> None:
         """Renew every ``renew_s``, for ever. A refused renewal stops its run; a noted cancel too."""
-        due = time.monotonic()
+        due, report = time.monotonic(), Report(time.monotonic)
         while True:
             due = max(due + self._settings.renew_s, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
@@ -66,8 +67,8 @@ class Leases:
                 log.warning("loop.lagged", lag_s=round(time.monotonic() - due, 3))
             try:
                 await self._renew()  # first: a sign of life that takes its time must not cost a lease
-                fields = {"held": len(self.held), "slots": self._settings.worker_slots}
-                await self._responses.beat(f"rs:w:{self._worker}", fields)
+                fields: dict[str, int | bytes] = {"held": len(self.held), "slots": self._settings.worker_slots}
+                await self._responses.beat(f"rs:w:{self._worker}", fields | report.fields())
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), held=len(self.held))
             except Exception:  # whatever Redis answered: a worker that stopped renewing would lose all its runs
@@ -110,7 +111,10 @@ class Leases:
 
     async def _take(self, reaped: Reaped) -> None:
         if reaped.what == "requeued":
-            log.info("response.requeued", response_id=reaped.id, reason=reaped.reason)
+            if reaped.reason == "waiting":
+                log.info("response.reconciled", response_id=reaped.id)
+            else:
+                log.info("response.requeued", response_id=reaped.id, reason=reaped.reason)
             return
         try:
             ending, empty = REASONS[reaped.reason], reaped.what == "empty"

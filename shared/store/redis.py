@@ -24,7 +24,7 @@ bell               list    at most one wake token                               
 slots:<backend>    zset    who holds a place at a backend with a limit -> Redis ms of   a lease
                            its end
 t:<tenant>         hash    numbers of its unsettled responses: active, running          until there are none
-settled            string  how many responses have ended                                1 day, renewed
+ends               hash    how many have ended, by status                                1 day, renewed
 ratios             hash    model -> bytes and tokens of inputs, as backends counted     30 days
 claimed:<worker>   hash    the last claim's answer                                      10 s
 idem:<tenant>:<h>  string  Idempotency-Key (hashed) -> id, hash of the body             1 day

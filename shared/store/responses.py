@@ -62,14 +62,18 @@ Submitted = Literal["ok", "full", "capped", "parent", "conversation", "locked", 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one partition has to do. ``settled`` counts on for ever, or begins anew when Redis has lost it; ages are of
-    the first in each lane."""
+    """What one partition has to do. ``ended`` (by final status) counts on for ever, or begins anew when Redis has lost
+    it; ages are of the first in each lane."""
 
-    settled: int
+    ended: dict[str, int]
     unsettled: int
     to_pack: int
     waiting: dict[Lane, int]
     oldest_s: dict[Lane, float]
+
+    @property
+    def settled(self) -> int:
+        return sum(self.ended.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +300,11 @@ class Responses:
     async def tick(self, partition: str, lease_s: float) -> Load:
         """Show that Redis answers, and see what there is to do."""
         row = await self._store.call("tick", partition, int(lease_s * 1000))
-        settled, unsettled, to_pack, foreground, foreground_ms, background, background_ms = row
+        ended, unsettled, to_pack, foreground, foreground_ms, background, background_ms = row
         waiting: dict[Lane, int] = {"foreground": foreground, "background": background}
         oldest_s: dict[Lane, float] = {"foreground": foreground_ms / 1000, "background": background_ms / 1000}
-        return Load(settled, unsettled, to_pack, waiting, oldest_s)
+        counts = {name.decode(): int(count) for name, count in zip(ended[::2], ended[1::2], strict=True)}
+        return Load(counts, unsettled, to_pack, waiting, oldest_s)
 
     async def memory(self) -> tuple[int, int]:
         """Bytes that Redis uses, and its ``maxmemory`` (0: no limit). Both are 0 where INFO is forbidden."""
@@ -310,7 +315,7 @@ class Responses:
         rows = dict(line.split(b":", 1) for line in told.splitlines() if b":" in line)
         return int(rows.get(b"used_memory", 0)), int(rows.get(b"maxmemory", 0))
 
-    async def beat(self, key: str, fields: Mapping[str, int]) -> None:
+    async def beat(self, key: str, fields: Mapping[str, int | bytes]) -> None:
         """Show that a process lives, for ``HEARTBEAT_S``. At maxmemory it is not shown."""
 
         async def attempt() -> None:

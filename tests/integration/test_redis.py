@@ -278,7 +278,7 @@ async def test_arqs_own_keys_are_not_needed(upstream: NamedUpstream, raw_client:
         await cluster.start_worker()
         for response in (gone, garbage, lost):
             assert (await ended(raw, response["id"]))["status"] == "completed"
-        assert cluster.workers[0].find("response.requeued", response_id=lost["id"], reason="waiting")
+        assert cluster.workers[0].find("response.reconciled", response_id=lost["id"])
         assert await check_left(cluster.redis) == 3
 
 

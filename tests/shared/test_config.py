@@ -55,7 +55,7 @@ def test_every_scalar_can_be_set_by_its_variable(name: str, setting: str, tmp_pa
         "redis_url": "unix:///run/redis.sock", "host": "::1", "reuse_port": "true", "data_dir": "elsewhere",
         "log_level": "DEBUG", "log_format": "json", "durability": "always", "foreground_hangup": "continue",
         "strict_parameters": "true", "lease_s": "9.5", "renew_s": "2",
-        "legacy_usage": "true", "trust_request_id": "true", "trusted_proxies": "10.0.0.0/8, ::1",
+        "metrics": "false", "legacy_usage": "true", "trust_request_id": "true", "trusted_proxies": "10.0.0.0/8, ::1",
     }  # fmt: skip
     text = texts.get(setting, "77")
     value = getattr(load_settings({name: text}, None), setting)

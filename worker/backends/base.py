@@ -16,6 +16,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.fitness import misfits
 from shared.core.window import drop_oldest
 from shared.errors import StoreUnavailable, UpstreamError
+from shared.metrics import CALLS
 from shared.seal import Sealer
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
@@ -186,6 +187,7 @@ class Route:
             raise
         finally:
             health.dropped()
+            CALLS.labels(row.backend, outcome).inc()
             self.attempts.append(Attempt(row.backend, outcome, time.monotonic() - started))
 
     def _fitting(self, row: ModelRow) -> Sequence[Item]:

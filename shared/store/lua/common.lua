@@ -211,13 +211,14 @@ local function settle(id, status, first, count, frames, object, size, attempts)
   redis.call('ZREM', P .. 'live', id)
   redis.call('ZREM', QUEUE .. v[4], TAG .. ':' .. id)
   unfinished(v[6], v[7])
-  if redis.call('INCR', P .. 'settled') == 1 then redis.call('EXPIRE', P .. 'settled', DAY_S) end
+  redis.call('HINCRBY', P .. 'ends', status, 1)
+  redis.call('EXPIRE', P .. 'ends', DAY_S)
 end
 
 -- Redis time once a second from every process. A gap means that Redis was away: leases then get one full lease more.
 local function tick(t, lease_ms)
   local last = redis.call('GET', P .. 'tick')
   redis.call('SET', P .. 'tick', string.format('%d', t), 'EX', DAY_S)
-  redis.call('EXPIRE', P .. 'settled', DAY_S)
+  redis.call('EXPIRE', P .. 'ends', DAY_S)
   if last and t - last > 2000 then redis.call('SET', P .. 'grace', '1', 'PX', lease_ms) end
 end

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- A process lives and Redis answers. ARGV: lease_ms
--- -> {settled so far, unsettled, logs to pack, then of each lane: how many wait, since how many ms the first of them}
+-- -> {by final status how many have ended so far, unsettled, logs to pack, then of each lane: how many wait, since how many ms the first of them}
 local t = now()
 tick(t, tonumber(ARGV[1]))
-local answer = {tonumber(redis.call('GET', P .. 'settled') or 0), redis.call('ZCARD', P .. 'live'),
+local answer = {redis.call('HGETALL', P .. 'ends'), redis.call('ZCARD', P .. 'live'),
   redis.call('ZCARD', P .. 'pack')}
 for _, lane in ipairs(LANES) do
   local first = redis.call('ZRANGE', QUEUE .. lane, 0, 0)[1]

@@ -179,7 +179,7 @@ async def test_the_load_is_told_with_the_sign_of_life(responses: Responses, redi
     assert load.waiting == {"foreground": 2, "background": 1}
     assert 7 <= load.oldest_s["foreground"] < 60
     assert 0 <= load.oldest_s["background"] < 60
-    assert await redis.ttl(f"{PREFIX}settled") > 0
+    assert await redis.ttl(f"{PREFIX}ends") > 0
 
 
 async def test_memory_is_told(responses: Responses, redis: Redis) -> None:

@@ -1,0 +1,33 @@
+"""The processes that live now. Their list is that of the inboxes that somebody reads: it needs no key, and no clean-up."""
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.errors import StoreUnavailable
+from shared.store.redis import LOST, inbox_channel
+
+Heartbeats = dict[str, dict[str, bytes]]
+HEARTBEATS = {"w-": "rs:w:", "f-": "rs:f:"}
+"""What the names of workers and front ends begin with, and where their heartbeats are."""
+
+
+def heartbeat_key(process: str) -> str:
+    return f"{HEARTBEATS[process[:2]]}{process}"
+
+
+async def living(client: Redis) -> Heartbeats:
+    """The heartbeat of each process that listens; empty for one that listens but is silent (frozen, say, or at
+    maxmemory). Raises ``StoreUnavailable``."""
+    try:
+        channels = [channel.decode() for channel in await client.pubsub_channels(inbox_channel("*"))]
+        names = sorted(channel.removeprefix(inbox_channel("")) for channel in channels)
+        names = [name for name in names if name[:2] in HEARTBEATS]
+        async with client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(heartbeat_key(name))
+            rows = await pipe.execute()
+    except (RedisError, *LOST) as error:
+        raise StoreUnavailable(f"Redis failed: {type(error).__name__}") from error
+    return {
+        name: {field.decode(): value for field, value in row.items()} for name, row in zip(names, rows, strict=True)
+    }
