@@ -101,7 +101,9 @@ class Backends:
                 "A compaction item of this context can no longer be opened: RESPOOL_SEAL_KEY of the server has changed."
             )
             raise UpstreamError(message, code="invalid_prompt")
-        targets = [target for target in row.targets if not any(misfits(request, (), stored, target.quirks))]
+        targets = row.targets
+        if len(targets) > 1:
+            targets = tuple(target for target in targets if not any(misfits(request, (), stored, target.quirks)))
         call = Call(request, items, row, request_id, self._sealer.bind(tenant, STATE_KIND))
         return Route(self, targets or row.targets[:1], call, sticky)
 
