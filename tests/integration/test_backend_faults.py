@@ -251,7 +251,7 @@ async def test_calls_out_of_order_are_told_apart(upstream: FakeUpstream, raw: Ra
     assert outputs[0] == outputs[1] == [("c3", '{"a":'), ("c0", '{"b":2}'), ("c1", '{"c":3}')]
 
 
-async def test_a_flood_of_tiny_deltas(upstream: FakeUpstream, raw: RawClient) -> None:
+async def test_a_flood_of_tiny_deltas(upstream: FakeUpstream, service: ClusterThread, raw: RawClient) -> None:
     count, step = 20_000, 1_000
     block = send(*[chunk("a")] * step)
     upstream.queue(start(), *[block] * (count // step), send(chunk(finish="stop"), chunk(usage=usage(9, count)), DONE))
@@ -264,3 +264,5 @@ async def test_a_flood_of_tiny_deltas(upstream: FakeUpstream, raw: RawClient) ->
                 seen += len(event["delta"])
     assert event["type"] == "response.completed"
     assert seen == len(text_of(event["response"])) == count
+    async with Redis.from_url(service.cluster.redis_url) as redis:
+        assert 0 < await redis.xlen(f"{PREFIX}e:{event['response']['id']}") < count / 20  # many in one entry

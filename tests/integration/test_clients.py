@@ -141,6 +141,22 @@ async def test_deleted_while_somebody_replays_it(upstream: NamedUpstream, cluste
     assert (await raw.get(path)).status == 404
 
 
+async def test_expired_while_somebody_replays_it(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """As if it had been deleted."""
+    async with running(env={"RESPOOL_RETENTION_S": "5"}, config=chat_model(upstream.base_url)) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        response_id = await begun(raw, f"big {BIG}")
+        await ended(raw, response_id, LIMIT_S)
+        with SlowReader(cluster.front_ends[0]) as slow:
+            await slow.ask("GET", f"/v1/responses/{response_id}?stream=true")
+            await until(lambda: raw_connections(cluster), lambda count: count >= 2)
+            await until(lambda: cluster.redis.keys(f"{PREFIX}*{response_id}*"), lambda left: not left)
+            got = await slow.read_on()
+        assert b"response.created" in got
+        assert b"[DONE]" not in got
+        assert b"response.completed" not in got
+
+
 async def test_a_response_that_expires_is_gone_as_a_whole(upstream: NamedUpstream, raw_client: RawMaker) -> None:
     """Polls and streams find it, and then a 404; nothing of it is left."""
     async with running(env={"RESPOOL_RETENTION_S": "2"}, config=chat_model(upstream.base_url)) as cluster:
