@@ -255,6 +255,26 @@ def cancel(response_id: str, url: str, key: str | None) -> int:
     return _with_client(url, key, use)
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_config
+@_data
+def doctor(as_json: bool, **options: object) -> int:
+    """Say what is stuck or odd, and what will happen to it and when. Changes nothing.
+
+    Exit code 0 when all is well, else 1.
+    """
+    from shared.operating import examine, lines
+
+    troubles = asyncio.run(examine(_environ(**options)))
+    if as_json:
+        click.echo(json.dumps([trouble._asdict() for trouble in troubles], indent=2))
+    else:
+        for line in lines(troubles):
+            click.echo(line)
+    return min(len(troubles), 1)
+
+
 @cli.group()
 def keys() -> None:
     """The API keys that are kept in Redis. Those of the configuration file stand there."""

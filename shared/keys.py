@@ -4,11 +4,11 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from shared.config import TENANT, Settings, load_settings, read_config
-from shared.errors import ConfigError, RespoolError
-from shared.store.redis import Store, connect
+from shared.config import TENANT, Settings
+from shared.errors import RespoolError
+from shared.operating import open_redis, settings_of
+from shared.store.redis import Store
 from shared.store.tenants import KeyRow, Tenants, new_key
-from shared.supervisor import embedded_url
 
 MAX_NAME = 64
 
@@ -16,11 +16,7 @@ MAX_NAME = 64
 @asynccontextmanager
 async def open_tenants(settings: Settings) -> AsyncIterator[Tenants]:
     """The keys in the Redis of *settings*; without one, in the embedded Valkey that `respool up` runs now."""
-    url = settings.redis_url or embedded_url(settings.data_dir)
-    if url is None:
-        remedy = "start it with `respool up`, or name another Redis with --redis-url (REDIS_URL)"
-        raise ConfigError([f"REDIS_URL: no Redis is named, and no embedded one runs in {settings.data_dir}: {remedy}"])
-    async with connect(url, connections=1) as client:
+    async with open_redis(settings) as client:
         yield Tenants(Store(client))
 
 
@@ -37,25 +33,21 @@ async def create(environ: Mapping[str, str], name: str, tenant: str) -> str:
     if not re.fullmatch(TENANT, tenant):
         raise RespoolError("a tenant has 1 to 64 letters, digits, dots, dashes or underscores")
     key = new_key()
-    async with open_tenants(_settings(environ)) as tenants:
+    async with open_tenants(settings_of(environ)) as tenants:
         if not await tenants.create(key, name, tenant):
             raise RespoolError(f"there is a key called {name}: revoke it first, or choose another name")
     return key
 
 
 async def rows(environ: Mapping[str, str]) -> list[KeyRow]:
-    async with open_tenants(_settings(environ)) as tenants:
+    async with open_tenants(settings_of(environ)) as tenants:
         return await tenants.rows()
 
 
 async def revoke(environ: Mapping[str, str], name: str) -> bool:
     """Whether it was the last: then loopback is served without keys again, unless the configuration has some."""
-    settings = _settings(environ)
+    settings = settings_of(environ)
     async with open_tenants(settings) as tenants:
         if not await tenants.revoke(name):
             raise RespoolError(f"there is no key called {name}; `respool keys list` shows them")
         return not settings.keys and not await tenants.any()
-
-
-def _settings(environ: Mapping[str, str]) -> Settings:
-    return load_settings(environ, read_config(environ))

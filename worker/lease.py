@@ -9,6 +9,7 @@ import structlog
 
 from shared.config import Settings
 from shared.core.emitter import Ending
+from shared.core.lifecycle import MAX_CRASHES
 from shared.core.packing import pack_ended, pack_output
 from shared.errors import StoreUnavailable
 from shared.metrics import Report
@@ -17,7 +18,6 @@ from shared.store.takeover import read_log, settle_from_log
 from shared.wire.responses import ResponseError
 
 REAP_LIMIT = 100
-MAX_CRASHES = 2
 LAG_S = 0.5
 
 log = structlog.get_logger()

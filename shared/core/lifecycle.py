@@ -12,6 +12,10 @@ NEXT: Mapping[Status, frozenset[Status]] = {
     "failed": frozenset(),
     "cancelled": frozenset(),
 }
+MAX_CRASHES = 2
+"""So many executions may lose their worker; then the response ends as failed."""
+SCHEMA = 1
+"""The version of the records that this code writes, and the highest that it understands."""
 TERMINAL = frozenset(status for status, after in NEXT.items() if not after)
 
 

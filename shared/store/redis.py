@@ -73,7 +73,7 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, TypeError, RuntimeErro
 
 Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "submit", "takeover",
-    "slot_free", "slot_keep", "slot_take", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
+    "slot_free", "slot_keep", "slot_take", "survey", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
     "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn",
 ]  # fmt: skip
 Result = TypeVar("Result")

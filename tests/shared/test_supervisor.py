@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from shared.config import ModelRow, Settings
 from shared.errors import RespoolError
+from shared.operating import examine
 from shared.supervisor import banner, base_url, embedded_url, free_port, plan_valkey, valkey_binary
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ import asyncio, os, sys
 from shared import logs
 from shared.config import load_settings
 from shared.errors import RespoolError
+from shared.operating import examine
 from shared.supervisor import Supervisor
 logs.configure("info", "json", room="up")
 rooms = {{"api": [sys.executable, "-c", {API!r}], "worker": [sys.executable, "-c", {WORKER!r}]}}
@@ -249,6 +251,13 @@ async def test_deep_folders_have_their_socket_elsewhere(tmp_path: Path) -> None:
         await running.ended()
         assert not folder.exists()
         assert embedded_url(str(data)) is None
+
+
+async def test_the_doctor_looks_at_the_embedded_valkey(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.pids()
+        found = await examine({"RESPOOL_DATA_DIR": str(tmp_path)})
+        assert [each.what for each in found] == ["no_workers", "no_front_ends"]  # the stand-ins do not sign
 
 
 def test_a_busy_port_is_told() -> None:
