@@ -275,6 +275,40 @@ def doctor(as_json: bool, **options: object) -> int:
     return min(len(troubles), 1)
 
 
+@cli.command()
+@click.argument("response_id")
+@_config
+@_data
+def requeue(response_id: str, **options: object) -> None:
+    """Put a response that hangs back into its queue; its worker loses it.
+
+    Refused when it has ended, or when somebody may have seen output of it.
+    """
+    from shared.operating import requeue
+
+    click.echo(f"{response_id}: {asyncio.run(requeue(_environ(**options), response_id))}")
+
+
+@cli.command()
+@click.argument("worker", required=False)
+@click.option("--wait", is_flag=True, help="Return when they have exited.")
+@_config
+@_data
+def drain(worker: str | None, wait: bool, **options: object) -> int:
+    """Ask WORKER, or all that run now, to take nothing new, finish what they have, and exit.
+
+    As SIGTERM does, from anywhere: what takes longer than drain_s is given back or failed. Whatever keeps workers running
+    starts a new one in its place, and so does `respool up`; stop that instead to stop for good. `respool doctor` and
+    GET /metrics show the names of workers.
+    """
+    from shared.operating import drain
+
+    left = asyncio.run(drain(_environ(**options), worker, wait=wait, say=click.echo))
+    for name in left:
+        click.echo(f"Error: {name} has not {'exited yet' if wait else 'followed'}", err=True)
+    return min(len(left), 1)
+
+
 @cli.group()
 def keys() -> None:
     """The API keys that are kept in Redis. Those of the configuration file stand there."""

@@ -8,7 +8,7 @@ A message is lines ``<kind> <id> <a> <b> <size>``, an empty line, then the blobs
 ``e`` events, ``z`` the last events (a: first number, b: count), ``s`` settled (a: status, b: calls to backends or ``-``; the blob is
 the Response);
 ``p`` it runs now (only told of a response without a log, to those who asked: ``lua/attend.lua``);
-``a``, ``y``, ``r`` the same three without their blob; ``c`` cancel (a: attempt).
+``a``, ``y``, ``r`` the same three without their blob; ``c`` cancel (a: attempt); ``d`` drain (of no response).
 """
 
 import asyncio
@@ -104,6 +104,8 @@ class Hub:
 
     def __init__(self, url: str, process: str, on_cancel: OnCancel | None = None) -> None:
         self.process = process
+        self.on_drain: Callable[[], None] | None = None
+        """Told when an operator asks this process to drain, perhaps again and again."""
         self.connected = asyncio.Event()
         self.looks = asyncio.Semaphore(MAX_LOOKS)
         """For reading pages of logs: whatever sends all readers there at once, Redis is asked for a few at a time."""
@@ -196,6 +198,10 @@ class Hub:
             if kind == b"c":
                 if self._on_cancel is not None:
                     self._on_cancel(response_id.decode(), int(a))
+                continue
+            if kind == b"d":
+                if self.on_drain is not None:
+                    self.on_drain()
                 continue
             for reader in self._readers.get(response_id, ()):
                 if not reader.put(Heard(kind, a, b, blobs[at:end])):

@@ -43,6 +43,8 @@ class Leases:
 
     def __init__(self, responses: Responses, partition: str, worker: str, settings: Settings) -> None:
         self.held: dict[str, Held] = {}
+        self.draining = False
+        """Told with the heartbeat."""
         self._responses = responses
         self._partition = partition
         self._worker = worker
@@ -67,7 +69,11 @@ class Leases:
                 log.warning("loop.lagged", lag_s=round(time.monotonic() - due, 3))
             try:
                 await self._renew()  # first: a sign of life that takes its time must not cost a lease
-                fields: dict[str, int | bytes] = {"held": len(self.held), "slots": self._settings.worker_slots}
+                fields: dict[str, int | bytes] = {
+                    "held": len(self.held),
+                    "slots": self._settings.worker_slots,
+                    "draining": int(self.draining),
+                }
                 await self._responses.beat(f"rs:w:{self._worker}", fields | report.fields())
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), held=len(self.held))

@@ -69,6 +69,16 @@ class ResponseWorker(Worker):
         if self._stopping.is_set():
             self._at_once.set()
         log.info("process.draining", signal=signal.Signals(signum).name, runs=len(self._runs))
+        self._stop_claiming()
+
+    def drain(self) -> None:
+        """An operator asks for it, perhaps again: that is no second signal."""
+        if not self._stopping.is_set():
+            log.info("process.draining", signal="", runs=len(self._runs))
+            self._stop_claiming()
+
+    def _stop_claiming(self) -> None:
+        self._leases.draining = True
         self.allow_pick_jobs = False
         self._stopping.set()
         if self._pause is not None:
@@ -109,6 +119,9 @@ class ResponseWorker(Worker):
 
     def _start(self, claimed: Claimed) -> None:
         run = Run(claimed, self._tools)
+        older = self._leases.held.get(claimed.id)
+        if older is not None:  # it was put back while we ran it, and has come to us again
+            older.stop("lost")
         self._leases.held[claimed.id] = run
         task = asyncio.create_task(run.execute(), name=claimed.id)
         self._runs[run] = task

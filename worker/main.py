@@ -77,9 +77,10 @@ async def serve(settings: Settings, redis_url: str) -> None:
         places = Places(Slots(store), lease_s=settings.lease_s, renew_s=settings.renew_s)
         backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer, places)
         leases = Leases(responses, PARTITION, name, settings)
-        await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
+        hub = await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         tools = Tools(responses, outbox, backends, settings, observer)
         worker = ResponseWorker(tools, leases, bell.commands, PARTITION, name)
+        hub.on_drain = worker.drain
         tasks = [
             asyncio.create_task(leases.keep(), name="leases"),
             asyncio.create_task(leases.reap(), name="reaper"),

@@ -31,3 +31,11 @@ async def living(client: Redis) -> Heartbeats:
     return {
         name: {field.decode(): value for field, value in row.items()} for name, row in zip(names, rows, strict=True)
     }
+
+
+async def ask_to_drain(client: Redis, process: str) -> None:
+    """The message may be lost: ask again until its heartbeat says ``draining``. Raises ``StoreUnavailable``."""
+    try:
+        await client.publish(inbox_channel(process), b"d - 0 0 0\n\n")
+    except (RedisError, *LOST) as error:
+        raise StoreUnavailable(f"Redis failed: {type(error).__name__}") from error

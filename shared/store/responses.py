@@ -286,6 +286,10 @@ class Responses:
         answer = await self._store.call("release", partition_of(response_id), *args)
         return cast(Literal["ok", "cancelled", "fenced"], answer.decode())
 
+    async def requeue(self, response_id: str) -> str:
+        """An operator's wish: see ``requeue.lua``."""
+        return str((await self._store.call("requeue", partition_of(response_id), response_id)).decode())
+
     async def reap(
         self, partition: str, who: str, *, limit: int, lease_s: float, max_queue_s: float, max_crashes: int
     ) -> list[Reaped]:
