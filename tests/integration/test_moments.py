@@ -1,16 +1,18 @@
 """Deaths at one certain line, blocked loops, wrong clocks, lost calls: faults that take another build of the product."""
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from fakes.upstream import hang
+from fakes.upstream import chunk, hang, send, wait
 from support import builds
 from support.builds import Edit, build
 from support.clients import RawClient
-from support.cluster import chat_model, running
+from support.cluster import Process, chat_model, running
 from support.faults import (
     PREFIX,
     SHORT_LEASE,
@@ -31,6 +33,7 @@ from support.faults import (
 
 RawMaker = Callable[[str], RawClient]
 SKEW_S = 60.0
+MIB = 1 << 20
 
 
 async def test_killed_between_the_last_token_and_the_end(upstream: NamedUpstream, raw_client: RawMaker) -> None:
@@ -210,3 +213,33 @@ async def test_five_deploys_in_a_row(upstream: NamedUpstream, raw_client: RawMak
             assert {kinds[-1] for kinds in await asyncio.gather(*reading)} == {"response.completed"}
         assert {call.outcome for call in upstream.calls} == {"ended"}
         assert await check_left(cluster.redis) == 30
+
+
+async def test_a_worker_that_may_have_no_more_memory(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """Whether it dies of it or goes on: what it runs fails with what was shown. Once it is replaced, all is as ever."""
+    gate = asyncio.Event()
+    upstream.plan("large", [*words("one "), wait(gate), *[send(chunk("x" * 100_000))] * 150, hang()])
+    async with running(env=SHORT_LEASE, config=chat_model(upstream.base_url), workers=0) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        worker = await cluster.start_worker(RESPOOL_REAP_S="60")  # it shall not clear up behind itself
+        async with streaming(raw, "large", background=True) as stream:
+            seen = await read_until(stream, "response.output_text.delta")
+        prevent_growth(worker)
+        await cluster.start_worker()
+        gate.set()
+        failed = await ended(raw, seen[0]["response"]["id"])
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+        assert text_of(failed).startswith("one ")
+        died = worker.child.returncode is not None
+        assert died or "MemoryError" in str([worker.lines, worker.text])  # the fault
+        await worker.kill()
+        assert (await ended(raw, (await create(raw, "fine"))["id"]))["status"] == "completed"
+        assert len(upstream.calls_of("large")) == 1
+        assert await check_left(cluster.redis) == 2
+
+
+def prevent_growth(process: Process) -> None:
+    """From now on it gets 1 MiB of address space and no more."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+    most_bytes = pages * resource.getpagesize() + MIB
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (most_bytes, most_bytes))
