@@ -12,6 +12,7 @@ RespoolError
 │   ├── ServerError          500  server_error
 │   ├── RateLimited          429  rate_limit_error / rate_limit_exceeded, with Retry-After
 │   └── Overloaded           503  service_unavailable_error / server_is_overloaded, with Retry-After
+│       └── NewerRecord      503  a newer version of this server has written what was asked for
 ├── UpstreamError            a backend failed; says how the response ends and whether another try may help
 ├── StoreUnavailable         Redis did not answer within its budget
 └── ConfigError              start-up stops; lists every mistake
@@ -20,6 +21,8 @@ RespoolError
 from collections.abc import Sequence
 
 from shared.wire.responses import ErrorBody, ErrorCode
+
+NEWER_RETRY_AFTER_S = 2
 
 
 class RespoolError(Exception):
@@ -99,6 +102,14 @@ class Overloaded(ApiError):
     status = 503
     type = "service_unavailable_error"
     code = "server_is_overloaded"
+
+
+class NewerRecord(Overloaded):
+    """A stored record has a higher version than this process knows, as in the midst of an update: another one will answer."""
+
+    def __init__(self) -> None:
+        message = "This was stored by a newer version of this server. Please retry: another process can read it."
+        super().__init__(message, retry_after_s=NEWER_RETRY_AFTER_S)
 
 
 class UpstreamError(RespoolError):

@@ -35,6 +35,7 @@ EVENTS: Mapping[str, str] = {
     "response.reconciled": "A response that was neither queued nor running (its wait for another try is over, or its queue entry was lost) was queued again.",
     "response.released": "A stopping worker handed a response back.",
     "response.reaped": "A response of a dead worker was settled in its place.",
+    "response.skipped": "A response was written by a newer version: it is left to processes of that version; told once by each process.",
     "response.fenced": "A worker learned that a response is no longer its own, and dropped it.",
     "prompt.failed": "A template's file cannot be read: the line says what to mend.",
     "job.failed": "A bug ended a run: the response fails or is run again, the traceback is here.",

@@ -58,8 +58,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.core.lifecycle import lua_table
-from shared.errors import StoreUnavailable
+from shared.core.lifecycle import SCHEMA, lua_table
+from shared.errors import NewerRecord, StoreUnavailable
 from shared.store.commands import Commands, Word, pack
 
 SOCKET_TIMEOUT_S = 2.0
@@ -129,7 +129,11 @@ def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET
 
 def _load(name: Script) -> bytes:
     folder = resources.files("shared.store") / "lua"
-    common = folder.joinpath("common.lua").read_text().replace("-- Put", f"local NEXT = {lua_table()}\n-- Put", 1)
+    common = (
+        folder.joinpath("common.lua")
+        .read_text()
+        .replace("-- Put", f"local NEXT, SCHEMA = {lua_table()}, {SCHEMA}\n-- Put", 1)
+    )
     shebang, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
     return f"{shebang}\n{common}\n{body}".encode()
 
@@ -137,7 +141,8 @@ def _load(name: Script) -> bytes:
 class Store:
     """The scripts of one Redis. Every call is safe to repeat, and is repeated within its budget.
 
-    Raises ``StoreUnavailable`` when Redis does not answer in time or refuses to write.
+    Raises ``StoreUnavailable`` when Redis does not answer in time or refuses to write, ``NewerRecord`` for what a newer
+    version has written.
     """
 
     def __init__(self, client: Client) -> None:
@@ -191,7 +196,7 @@ async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> R
         wait_s = min(wait_s * 2, 1.0)
 
 
-def _refusal(error: ResponseError) -> StoreUnavailable | None:
+def _refusal(error: ResponseError) -> StoreUnavailable | NewerRecord | None:
     """What a server's refusal means; ``None`` for a fault in our own scripts."""
     # The client library takes the first word off an error that it has a class for.
     if isinstance(error, OutOfMemoryError):
@@ -199,6 +204,8 @@ def _refusal(error: ResponseError) -> StoreUnavailable | None:
     if isinstance(error, ReadOnlyError | ClusterDownError | MasterDownError | TryAgainError):
         return StoreUnavailable(f"Redis refuses to write: {type(error).__name__}")
     text = str(error)
+    if text.startswith("NEWER"):
+        return NewerRecord()
     if text.startswith(("MISCONF", "BUSY", "NOREPLICAS")):
         return StoreUnavailable(f"Redis refuses to write: {text.split(' ', 1)[0]}")
     return None

@@ -1,11 +1,12 @@
 """A response's life in Redis, behind verbs. Each verb is one script, so one round trip and one atomic step."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 import msgspec
+import structlog
 from redis.exceptions import ResponseError
 
 from shared.core.frames import cut
@@ -18,10 +19,12 @@ from shared.wire.responses import Response, Status
 Lane = Literal["foreground", "background"]
 PAGE_BYTES = 1 << 20
 BEAT_BUDGET_S = 1.0
-PACKED_ROW = 8
+PACKED_ROW, NEWER_ROW = 8, 2
+MOST_NEWER = 10_000
 INLINE_BYTES = 4096
 """So much of what is packed is unpacked on the event loop (a millisecond); more in a thread."""
 Result = TypeVar("Result")
+log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 _JOB = msgspec.msgpack.Encoder()
 
@@ -164,6 +167,7 @@ class Responses:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.client = store.client
+        self._newer: set[bytes] = set()
 
     async def submit(
         self, new: NewResponse, *, max_queue: int, budget_s: float, tenant_waiting: int = 0, tenant_unfinished: int = 0
@@ -263,7 +267,8 @@ class Responses:
     ) -> list[Claimed]:
         """At most *slots* waiting responses. *call* must be the same when a claim is repeated, and only then."""
         rows = await self._store.call("claim", partition, worker, call, slots, int(lease_s * 1000), *lanes)
-        return [_claimed(row) for row in rows]
+        self._note_newer(row[0] for row in rows if len(row) == NEWER_ROW)
+        return [_claimed(row) for row in rows if len(row) != NEWER_ROW]
 
     async def renew(
         self, partition: str, worker: str, held: Sequence[tuple[str, int]], lease_s: float
@@ -295,7 +300,21 @@ class Responses:
     ) -> list[Reaped]:
         args = who, limit, int(lease_s * 1000), int(max_queue_s * 1000), max_crashes
         rows = await self._store.call("reap", partition, *args)
-        return [Reaped(i.decode(), what.decode(), int(attempt or 0), why.decode()) for i, what, attempt, why in rows]
+        self._note_newer(row[0] for row in rows if row[1] == b"newer")
+        return [
+            Reaped(i.decode(), what.decode(), int(attempt or 0), why.decode())
+            for i, what, attempt, why in rows
+            if what != b"newer"
+        ]
+
+    def _note_newer(self, ids: Iterable[bytes]) -> None:
+        """Say it once of each."""
+        for response_id in ids:
+            if response_id not in self._newer:
+                log.warning("response.skipped", response_id=response_id.decode())
+                self._newer.add(response_id)
+        if len(self._newer) > MOST_NEWER:
+            self._newer.clear()
 
     async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
         """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""

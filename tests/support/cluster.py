@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,10 +157,10 @@ class Cluster:
             base["RESPOOL_CONFIG"] = str(self.folder / "respool.toml")
         return {"PATH": os.environ["PATH"], **base, **self.env, **more}
 
-    async def start_front_end(self, **env: str) -> FrontEnd:
+    async def start_front_end(self, *, program: Sequence[str] = ("-m", "api"), **env: str) -> FrontEnd:
         """A front end on a free port, ready to serve."""
         number = len(self.front_ends)
-        child = await _spawn([sys.executable, "-m", "api"], self._environment(env))
+        child = await _spawn([sys.executable, *program], self._environment(env))
         front_end = FrontEnd(f"api {number}", child)
         self.processes.append(front_end)
         started = await front_end.logged("process.started", timeout_s=START_S)
@@ -169,10 +169,10 @@ class Cluster:
         self.front_ends.append(front_end)
         return front_end
 
-    async def start_worker(self, **env: str) -> Process:
+    async def start_worker(self, *, program: Sequence[str] = ("-m", "worker"), **env: str) -> Process:
         """A worker that takes work."""
         worker = Process(
-            f"worker {len(self.workers)}", await _spawn([sys.executable, "-m", "worker"], self._environment(env))
+            f"worker {len(self.workers)}", await _spawn([sys.executable, *program], self._environment(env))
         )
         self.processes.append(worker)
         await worker.logged("process.started", timeout_s=START_S)

@@ -3,6 +3,7 @@
 -- of one that runs the wish is noted, so that only 'cancelled' can follow, and its owner is called.
 -- ARGV: id, tenant, inbox of the caller, seq, frames, object, status in them
 -- -> {'gone'} | {'ended', status} | {'settled'} | {'moved'} (seq is another now: read again) | {'noted', attempt}
+require_known(P .. 'r:' .. ARGV[1])
 local id = ARGV[1]
 local r = P .. 'r:' .. id
 local v = redis.call('HMGET', r, 'status', 'tenant', 'owner', 'seq', 'attempt', 'inboxes', 'stream')

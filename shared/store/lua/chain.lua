@@ -9,6 +9,7 @@ local id, keep = ARGV[1], tonumber(ARGV[3])
 -- A deleted response's block may live on for younger turns: without its record nobody may start from it. A new turn
 -- (ARGV[6] = 1) only starts from one that is stored and has ended.
 if ARGV[2] ~= '' then
+  require_known(P .. 'r:' .. id)
   local v = redis.call('HMGET', P .. 'r:' .. id, 'tenant', 'store', 'status')
   if v[1] ~= ARGV[2] then return {'gone'} end
   if ARGV[6] == '1' and (v[2] ~= '1' or not terminal(v[3])) then return {'gone'} end
@@ -16,6 +17,7 @@ end
 local links, size, origin = {}, 0, nil
 while id ~= '' do
   local key = P .. 'b:' .. id
+  require_known(key)
   local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'batches', 'dropped', 'log',
     'size')
   if not b[1] then return {'gone'} end

@@ -3,10 +3,13 @@
 -- ARGV: worker, call number, free slots, lease_ms, lanes in order of preference
 -- -> a row per response: {id, attempt, seq, tries, releases, stream, age_ms, request_id, lane, parent, request, input,
 --    tenant, calls to backends so far, those of the turn before}
+--    or {id, v}: one of a newer version stays where it was
 -- A repeated call number gets the last answer again: a lost reply strands nothing.
 local worker, wanted, lease = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local memo = P .. 'claimed:' .. worker
 local t, rows, ids = now(), {}, {}
+local MAX_SKIPPED = 100 -- so many of a newer version may stand before one that we know
+local skipped = {}
 
 local function row(id)
   local v = redis.call('HMGET', P .. 'r:' .. id, 'attempt', 'seq', 'tries', 'releases', 'stream', 'created',
@@ -21,10 +24,15 @@ local function row(id)
   table.insert(ids, id)
 end
 
-local function take(id)
+local function take(id, lane, order)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
   local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled', 'tenant')
   if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
+  local version = newer(r)
+  if version then
+    table.insert(skipped, {lane, order, id, version})
+    return
+  end
   redis.call('HINCRBY', r, 'attempt', 1)
   redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
   running(v[7], 1)
@@ -54,12 +62,16 @@ if tonumber(last[1] or 0) > tonumber(ARGV[2]) then return rows end -- late: nobo
 local left = 0
 for i = 5, #ARGV do
   local popped = true
-  while popped and #ids < wanted do
+  while popped and #ids < wanted and #skipped < MAX_SKIPPED do
     local members = redis.call('ZPOPMIN', QUEUE .. ARGV[i], wanted - #ids)
-    for m = 1, #members, 2 do take(string.sub(members[m], #TAG + 2)) end
+    for m = 1, #members, 2 do take(string.sub(members[m], #TAG + 2), ARGV[i], members[m + 1]) end
     popped = #members > 0
   end
   left = left + redis.call('ZCARD', QUEUE .. ARGV[i])
+end
+for _, each in ipairs(skipped) do -- not counted as left: a bell would wake us for nothing
+  redis.call('ZADD', QUEUE .. each[1], each[2], TAG .. ':' .. each[3])
+  table.insert(rows, {each[3], each[4]})
 end
 if #ids > 0 then
   redis.call('HSET', memo, 'call', ARGV[2], 'ids', table.concat(ids, ' '))

@@ -20,6 +20,17 @@ local function now()
   return t[1] * 1000 + t[2] / 1000
 end
 
+-- A record of a newer version is left to processes of that version: nothing is read of it, and nothing written.
+local function newer(key)
+  local v = redis.call('HGET', key, 'v')
+  return v and tonumber(v) > SCHEMA and v
+end
+
+local function require_known(key)
+  local v = newer(key)
+  if v then error({err = 'NEWER ' .. v .. ' is the version of ' .. key}) end
+end
+
 local function terminal(status)
   return next(NEXT[status]) == nil
 end

@@ -3,6 +3,7 @@
 -- ARGV: id, tenant, items (JSON array), their number, number of batches there were when their ids were chosen, max bytes,
 --       a name for this call, new for each but its repetitions
 -- -> 'ok', also when repeated | 'gone' | 'locked' | 'moved' (read again) | 'long'
+require_known(P .. 'c:' .. ARGV[1])
 local id, memo = ARGV[1], P .. 'cm:' .. ARGV[7]
 local c = P .. 'c:' .. id
 local v = redis.call('HMGET', c, 'tenant', 'deleted', 'lock', 'size')

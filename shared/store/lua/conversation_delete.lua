@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Delete a conversation. Its items stay, for nobody to start from, while stored responses that used it need them.
 -- A response that runs in it goes on, and its items are not added. ARGV: id, tenant -> 'ok' | 'gone'
+require_known(P .. 'c:' .. ARGV[1])
 local id = ARGV[1]
 local c = P .. 'c:' .. id
 local v = redis.call('HMGET', c, 'tenant', 'deleted', 'refs')

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Other metadata for a conversation. ARGV: id, tenant, metadata (JSON) -> {created} | {} (there is no such conversation)
+require_known(P .. 'c:' .. ARGV[1])
 local id = ARGV[1]
 local c = P .. 'c:' .. id
 local v = redis.call('HMGET', c, 'tenant', 'deleted', 'created')

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Delete an ended response. Its block stays while younger turns need it. ARGV: id, tenant
 -- -> 'ok' | 'gone' | 'running'
+require_known(P .. 'r:' .. ARGV[1])
 local id = ARGV[1]
 local v = redis.call('HMGET', P .. 'r:' .. id, 'status', 'tenant')
 if not v[1] or v[2] ~= ARGV[2] then return 'gone' end

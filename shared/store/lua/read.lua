@@ -3,6 +3,7 @@
 -- -> {} when there is no such response | {status, seq, stream, background, store, shown, attempt, place, attempts, object, at, output, log};
 --    its place in its queue counts from 0, and is nil for one that does not wait; of an ended one the output was cut out of
 --    the object, behind its at-th byte; of a packed one there may be only the log
+require_known(P .. 'r:' .. ARGV[1])
 local v = redis.call('HMGET', P .. 'r:' .. ARGV[1], 'status', 'seq', 'stream', 'background', 'store', 'shown', 'attempt',
   'tenant', 'lane', 'attempts')
 if not v[1] or (ARGV[2] ~= '' and v[8] ~= ARGV[2]) then return {} end

@@ -2,7 +2,7 @@
 -- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
 -- -> rows {id, what, attempt, reason}: what = 'pack' (it should be packed) | 'requeued' | 'settle' (the caller now owns
 --    it and must settle it from its log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without
---    reading its log)
+--    reading its log) | 'newer' (attempt is its version: it is left to others)
 local who, lease = ARGV[1], tonumber(ARGV[3])
 local PACK_LIMIT = 20
 local t, rows = now(), {}
@@ -10,7 +10,9 @@ tick(t, lease)
 if redis.call('EXISTS', P .. 'grace') == 1 then return rows end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pack', '-inf', t, 'LIMIT', 0, PACK_LIMIT)) do
-  if redis.call('EXISTS', P .. 'r:' .. id) == 1 and redis.call('HEXISTS', P .. 'b:' .. id, 'size') == 0 then
+  if newer(P .. 'r:' .. id) then
+    redis.call('ZADD', P .. 'pack', t + LOOK_MS, id)
+  elseif redis.call('EXISTS', P .. 'r:' .. id) == 1 and redis.call('HEXISTS', P .. 'b:' .. id, 'size') == 0 then
     redis.call('ZADD', P .. 'pack', t + LOOK_MS, id) -- again, should the packer die
     table.insert(rows, {id, 'pack', '', 'ended'})
   else
@@ -28,6 +30,12 @@ end
 
 local function look(id)
   local r = P .. 'r:' .. id
+  local version = newer(r)
+  if version then
+    redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
+    table.insert(rows, {id, 'newer', version, 'waiting'})
+    return
+  end
   local v = redis.call('HMGET', r, 'status', 'owner', 'cancel', 'shown', 'crashes', 'lane', 'order', 'waits', 'tenant')
   if not v[1] or terminal(v[1]) then
     redis.call('ZREM', P .. 'live', id)

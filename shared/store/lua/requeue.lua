@@ -3,6 +3,7 @@
 -- ARGV: id
 -- -> 'ok' | 'queued' (it stands there already) | 'gone' | 'shown' | 'cancelled' | 'settling' (somebody settles it for its
 --    worker) | 'unreadable' (its request is gone) | a final status
+require_known(P .. 'r:' .. ARGV[1])
 local id = ARGV[1]
 local r = P .. 'r:' .. id
 local v = redis.call('HMGET', r, 'status', 'owner', 'attempt', 'shown', 'cancel', 'takeovers', 'lane', 'order', 'tenant')

@@ -15,6 +15,8 @@ if ARGV[23] ~= '' then
   local made = recalled(ARGV[2], ARGV[23], ARGV[24])
   if made then return {made == 'reused' and made or 'made'} end
 end
+if parent ~= '' then require_known(P .. 'r:' .. parent) end
+if conversation ~= '' then require_known(P .. 'c:' .. conversation) end
 local depth = 0
 for _, each in ipairs(LANES) do depth = depth + redis.call('ZCARD', QUEUE .. each) end
 if depth >= tonumber(ARGV[10]) then return {'full', depth} end
@@ -45,12 +47,12 @@ end
 local t = now()
 local order = t - tonumber(ARGV[22])
 local count = tonumber(ARGV[17])
-redis.call('HSET', r, 'v', 1, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
+redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
   'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'owner', '',
   'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
   'seq', count, 'created', t, 'order', order)
 redis.call('SET', P .. 'q:' .. id, ARGV[12])
-redis.call('HSET', P .. 'b:' .. id, 'v', 1, 'parent', parent, 'input', ARGV[14], 'refs', 0,
+redis.call('HSET', P .. 'b:' .. id, 'v', SCHEMA, 'parent', parent, 'input', ARGV[14], 'refs', 0,
   'object', ARGV[13], 'begin', ARGV[18])
 if conversation ~= '' then
   redis.call('HSET', P .. 'b:' .. id, 'conversation', conversation, 'batches', ARGV[20], 'dropped', ARGV[21],

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Take the right to settle a response whose cancel was noted, but whose owner did not follow. ARGV: id, who, lease_ms
 -- -> {attempt} | {} (it has ended, or no cancel is noted)
+require_known(P .. 'r:' .. ARGV[1])
 local r = P .. 'r:' .. ARGV[1]
 local v = redis.call('HMGET', r, 'status', 'cancel', 'owner', 'tenant')
 if not v[1] or terminal(v[1]) or v[2] ~= '1' then return {} end

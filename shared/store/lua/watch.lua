@@ -3,6 +3,7 @@
 -- ARGV: id, tenant ('': the system itself asks), inbox ('' registers nothing), number of the last event seen (-1: none), page_bytes
 -- -> {} when there is no such response | {status, seq, stream, background, store, first, count, frames, first, ...};
 --    a packed log comes whole, as {..., 0, -1, packed}
+require_known(P .. 'r:' .. ARGV[1])
 local id, after = ARGV[1], tonumber(ARGV[4])
 local r, e = P .. 'r:' .. id, P .. 'e:' .. id
 local v = redis.call('HMGET', r, 'status', 'seq', 'stream', 'background', 'store', 'tenant', 'inboxes')
