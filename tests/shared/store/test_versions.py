@@ -90,8 +90,8 @@ async def test_the_reaper_leaves_it_to_others(responses: Responses, redis: Redis
     assert await redis.zcard(f"{PREFIX}live") == 2
 
 
-async def test_conversations_too(responses: Responses, redis: Redis, valkey: str) -> None:
-    store = Store(responses.client)  # type: ignore[arg-type]  # it is the store's own client
+async def test_conversations_too(responses: Responses, redis: Redis) -> None:
+    store = Store(responses.client)
     conversations = Conversations(store)
     conversation = rid(7).replace("resp_", "conv_")
     await conversations.create(NewConversation(conversation, TENANT, 1, b"{}", 100, b"[]", 0))
