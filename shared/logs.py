@@ -24,6 +24,7 @@ EVENTS: Mapping[str, str] = {
     "process.draining": "A process was told to stop: it takes nothing new and finishes what it has.",
     "process.refused": "A process could not start: the line says what to mend.",
     "process.stopped": "A process has ended its work.",
+    "process.starved": "A worker had no memory left and ended at once; its responses are taken over by others.",
     "request.served": "One HTTP request was answered: the summary line.",
     "request.malformed": "What came was no HTTP request: the client got a 400, and nothing of it is repeated here.",
     "request.failed": "A bug ended a request: the client got a 500, the traceback is here.",

@@ -1,9 +1,15 @@
-"""Ending tasks for good."""
+"""Ending tasks, and processes, for good."""
 
 import asyncio
-from typing import Any
+import os
+from typing import Any, NoReturn
+
+import structlog
 
 AGAIN_S = 0.1
+EXIT_STARVED = 70
+
+log = structlog.get_logger()
 
 
 async def end(*tasks: "asyncio.Task[Any]") -> None:
@@ -17,3 +23,9 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=AGAIN_S)
+
+
+def die_starved() -> NoReturn:
+    """The end of a process that has no memory left: whatever it did now could be wrong, and its leases tell the others."""
+    log.critical("process.starved")
+    os._exit(EXIT_STARVED)

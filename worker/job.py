@@ -24,6 +24,7 @@ from shared.logs import bound
 from shared.metrics import FIRST, QUEUED, RUN, TOKENS
 from shared.store.responses import Claimed, Responses, encode_ended
 from shared.store.takeover import settle_from_log
+from shared.tasks import die_starved
 from shared.wire.events import Event
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
@@ -125,6 +126,8 @@ class Run:
                 )
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
+            except MemoryError:
+                die_starved()
             except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides
                 log.exception("job.failed")
             finally:
@@ -200,6 +203,8 @@ class Run:
             return _failed(advice)
         except Released:
             raise
+        except MemoryError:
+            die_starved()
         except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
             log.exception("job.failed")
             return _failed("The response could not be made, because of a fault in the server.")

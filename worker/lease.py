@@ -15,6 +15,7 @@ from shared.errors import StoreUnavailable
 from shared.metrics import Report
 from shared.store.responses import Reaped, Responses
 from shared.store.takeover import read_log, settle_from_log
+from shared.tasks import die_starved
 from shared.wire.responses import ResponseError
 
 REAP_LIMIT = 100
@@ -77,6 +78,8 @@ class Leases:
                 await self._responses.beat(f"rs:w:{self._worker}", fields | report.fields())
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), held=len(self.held))
+            except MemoryError:
+                die_starved()
             except Exception:  # whatever Redis answered: a worker that stopped renewing would lose all its runs
                 log.exception("lease.failed", held=len(self.held))
 
@@ -105,6 +108,8 @@ class Leases:
                 )  # fmt: skip
             except StoreUnavailable:
                 continue
+            except MemoryError:
+                die_starved()
             except Exception:  # whatever Redis answered: the next look may fare better
                 log.exception("reaper.failed")
                 continue
@@ -130,6 +135,8 @@ class Leases:
             log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
         except StoreUnavailable as error:  # when the lease is over, the next look takes it again
             log.warning("redis.unavailable", error=str(error), response_id=reaped.id)
+        except MemoryError:
+            die_starved()
         except Exception:  # a log that cannot be folded must not stop the reaper: the next look takes it again
             log.exception("reaper.failed", response_id=reaped.id)
         finally:
@@ -143,6 +150,8 @@ class Leases:
                 await self._pack(response_id)
             except StoreUnavailable:
                 continue
+            except MemoryError:
+                die_starved()
             except Exception:  # one log that cannot be packed stays as it is; the others are packed
                 log.exception("reaper.failed", response_id=response_id)
 

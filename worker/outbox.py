@@ -15,7 +15,7 @@ import structlog
 
 from shared.errors import StoreUnavailable
 from shared.store.responses import Responses, append_header, settle_part
-from shared.tasks import end
+from shared.tasks import die_starved, end
 from shared.wire.responses import Status
 
 MAX_PARTS = 256
@@ -274,6 +274,8 @@ class Outbox:
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), parts=len(parts) // 2)
                 await asyncio.sleep(RETRY_S)
+            except MemoryError:
+                die_starved()
             except Exception:  # a fault of ours: these runs end, the others go on
                 log.exception("outbox.failed", parts=len(parts) // 2)
                 return ["failed"] * (len(parts) // 2)

@@ -221,7 +221,7 @@ async def test_a_worker_that_may_have_no_more_memory(upstream: NamedUpstream, ra
     upstream.plan("large", [*words("one "), wait(gate), *[send(chunk("x" * 100_000))] * 150, hang()])
     async with running(env=SHORT_LEASE, config=chat_model(upstream.base_url), workers=0) as cluster:
         raw = raw_client(cluster.front_ends[0].origin)
-        worker = await cluster.start_worker(RESPOOL_REAP_S="60")  # it shall not clear up behind itself
+        worker = await cluster.start_worker()
         async with streaming(raw, "large", background=True) as stream:
             seen = await read_until(stream, "response.output_text.delta")
         prevent_growth(worker)
