@@ -195,6 +195,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_s: Annotated[
         WholeSeconds, Meta(description="Seconds a stored response and its events are kept (30 days).")
     ] = 30 * DAY_S
+    max_stored_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory of Redis, bytes: above it the oldest ended responses are removed before their time. 0: never.",
+        ),
+    ] = 0
     unstored_background_s: Annotated[
         WholeSeconds, Meta(description="Seconds a background response with `store=false` is kept after its end.")
     ] = 600

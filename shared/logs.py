@@ -47,6 +47,7 @@ EVENTS: Mapping[str, str] = {
     "tick.failed": "A bug, or an odd answer of Redis, cost a sign of life; the next one follows in a second.",
     "lease.lost": "A worker could not renew a lease in time.",
     "log.refilled": "Redis had lost the last events of a response; the worker wrote them again.",
+    "response.purged": "Redis used more than `max_stored_bytes`: so many of the oldest ended responses were removed.",
     "response.packed": "What is stored of an ended response was made small (debug level).",
     "hub.connected": "The subscription to this process's inbox stands.",
     "hub.lost": "The subscription broke; it is made again.",

@@ -31,6 +31,7 @@ from worker.job import Tools
 from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
 from worker.outbox import Outbox
+from worker.purge import purge
 from worker.ratios import Observer
 
 PARTITION = base32(HOME_PARTITION, 2)
@@ -85,6 +86,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
             asyncio.create_task(leases.keep(), name="leases"),
             asyncio.create_task(leases.reap(), name="reaper"),
             asyncio.create_task(leases.pack(), name="packer"),
+            asyncio.create_task(purge(responses, PARTITION, settings), name="purge"),
             asyncio.create_task(observer.keep(), name="observer"),
             asyncio.create_task(places.keep(), name="places"),
         ]

@@ -20,6 +20,9 @@ cm:<call>          string  items were added by this call (it may be repeated)   
 live               zset    unsettled responses -> Redis ms at which to look             -
 pack               zset    ended responses -> Redis ms at which to pack them            -
 tick, grace        string  Redis ms once a second; set while leases get extra time      1 day; a lease
+aged               zset    with max_stored_bytes: ended responses -> Redis ms of     keep_s of the last
+                           their end
+purging            string  ended responses are listed in aged                          a minute, renewed
 bell               list    at most one wake token                                       -
 slots:<backend>    zset    who holds a place at a backend with a limit -> Redis ms of   a lease
                            its end
@@ -74,7 +77,7 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, TypeError, RuntimeErro
 Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "requeue", "submit", "takeover",
     "slot_free", "slot_keep", "slot_take", "survey", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
-    "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn",
+    "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn", "purge",
 ]  # fmt: skip
 Result = TypeVar("Result")
 

@@ -19,6 +19,9 @@ from shared.wire.responses import Response, Status
 Lane = Literal["foreground", "background"]
 PAGE_BYTES = 1 << 20
 BEAT_BUDGET_S = 1.0
+PURGING_S = 60
+SETTLED_S = 60.0
+"""What has just ended is not purged: somebody reads it now."""
 PACKED_ROW, NEWER_ROW = 8, 2
 MOST_NEWER = 10_000
 INLINE_BYTES = 4096
@@ -315,6 +318,12 @@ class Responses:
                 self._newer.add(response_id)
         if len(self._newer) > MOST_NEWER:
             self._newer.clear()
+
+    async def purge(self, partition: str, most: int, *, keep_s: int) -> tuple[int, int]:
+        """Remove the oldest ended responses, at most *most*. Returns how many were removed, and how many are left."""
+        args = most, PURGING_S, int(SETTLED_S * 1000), keep_s * 1000
+        removed, left = await self._store.call("purge", partition, *args)
+        return removed, left
 
     async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
         """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""

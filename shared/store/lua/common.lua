@@ -181,6 +181,16 @@ local function drop_block(id)
   end
 end
 
+-- Remove an ended response; its block stays while younger turns need it.
+local function remove(id)
+  redis.call('DEL', P .. 'r:' .. id, P .. 'q:' .. id, P .. 'e:' .. id, JOB .. id)
+  redis.call('ZREM', P .. 'pack', id)
+  redis.call('ZREM', P .. 'aged', id)
+  redis.call('HDEL', P .. 'b:' .. id, 'object', 'at')
+  redis.call('HSET', P .. 'b:' .. id, 'deleted', 1)
+  drop_block(id)
+end
+
 -- The Response is kept in the block as its output and, around it, the rest: what is said twice is stored once.
 local function keep_object(b, object, size)
   local _, at = string.find(object, '"output":', 1, true) -- no text comes before it that could hold this, unescaped
@@ -217,6 +227,10 @@ local function settle(id, status, first, count, frames, object, size, attempts)
   redis.call('EXPIRE', r, v[2])
   if (v[1] == '1' or size > PACK_BYTES) and tonumber(v[2]) * 1000 > 2 * PACK_MS then
     redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)
+  end
+  if redis.call('EXISTS', P .. 'purging') == 1 then
+    redis.call('ZADD', P .. 'aged', now(), id)
+    if redis.call('TTL', P .. 'aged') < tonumber(v[2]) then redis.call('EXPIRE', P .. 'aged', v[2]) end
   end
   redis.call('DEL', P .. 'q:' .. id, JOB .. id)
   redis.call('ZREM', P .. 'live', id)
