@@ -25,9 +25,6 @@ EXIT_CONFIG = 78
 EXIT_UNAVAILABLE = 69
 BACKLOG = 4096
 KEEPALIVE_S = 75
-LAME_DUCK_S = 1.0
-"""After a signal: so long new work is answered with 503 and ``/ready`` says no, until nobody is let in any more. Not with
-``reuse_port``: there the kernel gives new connections to the others as soon as we stop listening."""
 
 log = structlog.get_logger()
 
@@ -68,8 +65,8 @@ def build(settings: Settings) -> web.Application:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until a signal; then streams get ``drain_s`` to end, and their clients resume elsewhere. A second signal cuts
-    them at once."""
+    """Serve until a signal. Then new work is answered with 503, for ``drain_notice_s`` until nobody is let in any more, and
+    streams get ``drain_s`` to end; their clients resume elsewhere. A second signal cuts them at once."""
     stopping, at_once = asyncio.Event(), asyncio.Event()
     app = build(settings)
 
@@ -92,8 +89,8 @@ async def serve(settings: Settings) -> None:
     log.info("process.draining")
     app[STATE].drain()
     hurry = asyncio.create_task(at_once.wait())
-    if not settings.reuse_port:
-        await asyncio.wait([hurry], timeout=LAME_DUCK_S)
+    if not settings.reuse_port:  # else the kernel gives new connections to the others as soon as we stop listening
+        await asyncio.wait([hurry], timeout=settings.drain_notice_s)
     ending = asyncio.create_task(runner.cleanup())
     await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()

@@ -191,7 +191,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=DAY_S,
             description="Seconds a stopping front end still listens, for balancers to see `/ready` fail.",
         ),
-    ] = 0
+    ] = 1
     retention_s: Annotated[
         WholeSeconds, Meta(description="Seconds a stored response and its events are kept (30 days).")
     ] = 30 * DAY_S

@@ -367,12 +367,14 @@ async def test_a_second_signal_stops_at_once(
 
 
 async def test_a_stopping_front_end_sends_new_work_away(
-    upstream: NamedUpstream, cluster: Cluster, raw: RawClient
+    upstream: NamedUpstream, cluster: Cluster, raw_client: RawMaker
 ) -> None:
-    """It says so at once, to balancers and to clients that ask for more, and what it streams comes to its end."""
+    """It says so at once, to balancers and to clients that ask for more, and what it streams comes to its end. It listens
+    for as long as it was told to, but a second signal ends that, too."""
     gate = asyncio.Event()
     upstream.plan("x", [*words("one "), *then(gate, "two")])
-    stopping = cluster.front_ends[0]
+    stopping = await cluster.start_front_end(RESPOOL_DRAIN_NOTICE_S="60")
+    raw = raw_client(stopping.origin)
     async with streaming(raw, "x") as stream:
         seen = await read_until(stream, "response.output_text.delta")
         assert (await raw.get("/ready")).status == 200
@@ -387,6 +389,8 @@ async def test_a_stopping_front_end_sends_new_work_away(
     assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
     assert numbers_of(seen) == list(range(len(seen)))
     assert seen[-1]["type"] == "response.completed"
+    assert (await raw_client(stopping.origin).get("/ready")).status == 503  # a new connection is still taken
+    stopping.send(signal.SIGTERM)
     assert await stopping.ended() == 0
     assert upstream.calls_of("more") == []
     assert await check_left(cluster.redis) == 1
