@@ -98,13 +98,20 @@ async def drain(
     async with open_redis(settings) as client:
         there = [name for name in await living(client) if name.startswith("w-")]
         asked = [name for name in there if worker in (None, name)]
+        said: set[str] = set()
+
+        def tell(text: str) -> None:
+            if text not in said:
+                said.add(text)
+                say(text)
+
         if not asked:
             wanted = f"no worker is called {worker}" if worker else "no worker runs"
             raise RespoolError(f"{wanted}; there are: {', '.join(there)}" if there else wanted)
-        silent = await _ask_until(client, asked, FOLLOW_S, say, exited=False)
+        silent = await _ask_until(client, asked, FOLLOW_S, tell, exited=False)
         if silent or not wait:
             return silent
-        return await _ask_until(client, asked, settings.drain_s + EXIT_S, say, exited=True)
+        return await _ask_until(client, asked, settings.drain_s + EXIT_S, tell, exited=True)
 
 
 async def _ask_until(

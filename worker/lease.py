@@ -1,6 +1,7 @@
 """Hold the leases of this worker's runs, and find and settle what dead workers left."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -62,7 +63,7 @@ class Leases:
 
     async def keep(self) -> None:
         """Renew every ``renew_s``, for ever. A refused renewal stops its run; a noted cancel too."""
-        due, report = time.monotonic(), Report(time.monotonic)
+        due, report = -math.inf, Report(time.monotonic)  # the first sign of life at once
         while True:
             due = max(due + self._settings.renew_s, time.monotonic())
             await asyncio.sleep(due - time.monotonic())

@@ -49,7 +49,8 @@ async def show_metrics(request: web.Request) -> web.Response:
         processes = {}
     told = {name: metrics.read_report(fields.get("metrics", b"[]")) for name, fields in processes.items()}
     told[app[HUB].process] = metrics.samples()  # not a few seconds old, but now
-    body = metrics.render(told, _gauges(app, processes))
+    # 16 ms for 20 processes: other requests need not wait for it
+    body = await asyncio.to_thread(metrics.render, told, _gauges(app, processes))
     return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
