@@ -48,12 +48,14 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture(scope="module")
 def service(sockets: tuple[socket.socket, socket.socket]) -> Iterator[ClusterThread]:
-    """Models: `tiny`, `hasty` (short timers) and `closed` (nobody listens)."""
+    """Models: `tiny`, `hasty` (short timers), `closed` (nobody listens), and `calm` and `tired`, whose backend may ask for
+    time without an effect on the others."""
     backend, closed = (f"http://127.0.0.1:{each.getsockname()[1]}/v1" for each in sockets)
     rows = [chat_model(backend, "tiny", key_env="BACKEND_KEY")]
     for name, address in (("hasty", backend), ("closed", closed)):
         timers = "\n".join(f"{timer} = {value}" for timer, value in HASTY.items())
         rows.append(f'[models.{name}]\ndialect = "chat"\nbase_url = "{address}"\n{timers}\n')
+    rows += [f'[models.{name}]\ndialect = "chat"\nbase_url = "{backend}"\n' for name in ("calm", "tired")]
     with ClusterThread(env={"BACKEND_KEY": KEY}, config="".join(rows)) as cluster:
         yield cluster
 
@@ -111,7 +113,7 @@ async def test_a_failure_that_stays_ends_after_three_tries(
 async def test_time_that_was_asked_for_is_given(upstream: FakeUpstream, raw: RawClient) -> None:
     upstream.queue(status(429, headers={"Retry-After": "2"}))
     upstream.queue(reply("Hi"))
-    assert (await made(raw))["status"] == "completed"
+    assert (await made(raw, model="calm"))["status"] == "completed"
     first, second = upstream.calls
     assert 2.0 <= second.at - first.at < 20.0
 
@@ -120,7 +122,7 @@ async def test_too_much_time_is_not_given_and_holds_no_slot(
     upstream: FakeUpstream, service: ClusterThread, raw: RawClient
 ) -> None:
     upstream.queue(status(503, headers={"Retry-After": "999999"}))
-    response = await create(raw, "r")
+    response = await create(raw, "r", model="tired")
     await service.logged(service.cluster.workers[0], "response.released", response_id=response["id"])
     async with Redis.from_url(service.cluster.redis_url) as redis:
         seconds, microseconds = await redis.time()
