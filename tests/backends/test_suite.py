@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from fakes.upstream import FakeUpstream, close, frame, hang, send, start, status
+from fakes.upstream import FakeUpstream, close, frame, hang, pause, send, start, status
 from shared.config import ModelRow
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
@@ -242,17 +242,32 @@ async def test_incomplete(dialect: Dialect, end: str, reason: str) -> None:
     assert response.usage is not None
 
 
-async def test_a_hang_up_anywhere_fails_until_the_end_was_said(dialect: Dialect) -> None:
+async def test_a_hang_up_at_every_byte_fails_until_the_end_was_said(dialect: Dialect) -> None:
     body = b"".join(wire(dialect, text=["Hel", "lo"]))
-    seen = []
-    for at in range(0, len(body) + 1, 29):
-        async with FakeUpstream() as upstream:
+    some = asyncio.Semaphore(8)
+
+    async def cut(at: int) -> str:
+        async with some, FakeUpstream() as upstream:
             upstream.queue(start(), send(body[:at]), close())
             response = await ask(upstream, dialect)
-            seen.append(response.status)
             assert "Hello".startswith(outcome(response)["text"])
+            return response.status
+
+    seen = await asyncio.gather(*map(cut, range(len(body) + 1)))
     assert seen == sorted(seen, key=["failed", "completed"].index)
-    assert seen[0] == "failed"
+    assert (seen[0], seen[-1]) == ("failed", "completed")
+
+
+async def test_comments_keep_a_slow_answer_alive(dialect: Dialect) -> None:
+    first, *rest = wire(dialect, text=["Hel", "lo"])
+    idle_s, gap_s = 1.0, 0.15
+    slow = [step for _ in range(9) for step in (pause(gap_s), send(b": still here\n\n"))]
+    async with FakeUpstream() as upstream:
+        upstream.queue(start(), send(first), *slow, send(*rest))
+        began = asyncio.get_running_loop().time()
+        response = await ask(upstream, dialect, row={"idle_timeout_s": idle_s})
+        assert asyncio.get_running_loop().time() - began > idle_s
+    assert (outcome(response)["text"], response.status) == ("Hello", "completed")
 
 
 @pytest.mark.parametrize("garbage", [b"data: {nope\n\n", b"data: [1]\n\n", b"data: 3\n\n"])
