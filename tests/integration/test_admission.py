@@ -91,7 +91,7 @@ async def test_the_measured_rate_plans_the_wait(upstream: NamedUpstream, raw_cli
                     await asyncio.sleep(0.05)  # between two tries
 
         await waits_for(120)
-        await cluster.redis.incrby(f"{PREFIX}ends", 10_000)  # as if so many had ended meanwhile
+        await cluster.redis.hincrby(f"{PREFIX}ends", "completed", 10_000)  # as if so many had ended meanwhile
         await waits_for(1)
         assert (await raw.post(f"/v1/responses/{held['id']}/cancel")).status == 200
         await all_ended(cluster.redis)
