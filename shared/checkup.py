@@ -26,7 +26,7 @@ from shared.store.checks import inspect
 from shared.supervisor import valkey_binary
 
 LIMIT_S = 10.0  # per backend, and for Redis
-PROBE_LIMIT_S = 400.0
+PROBE_LIMIT_S = 500.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
 
 

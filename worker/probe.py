@@ -1,6 +1,6 @@
 """``python -m worker.probe MODEL``: a few tiny calls to a model's backend, and what they show, as JSON. For ``respool check``.
 
-At most three calls of ``MAX_TOKENS`` tokens, within ``LIMIT_S``; Redis is not needed and nothing is stored.
+At most four calls of ``MAX_TOKENS`` tokens, each within ``LIMIT_S``; Redis is not needed and nothing is stored.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -27,16 +28,18 @@ from worker.backends.http import HttpBackend
 from worker.translate.dialect import Answer, Ask, Dialect
 from worker.translate.findings import (
     Finding,
-    Seen,
     describe_profile,
     judge_call,
+    judge_limit,
     judge_logprobs,
     judge_state,
     judge_text,
-    look,
 )
+from worker.translate.sightings import Heard, Seen, look
 
 MAX_TOKENS = 256
+FEW_TOKENS = 16
+"""What the API allows at least, and an answer that counts to 200 exceeds."""
 LIMIT_S = 120.0
 QUESTION = "Reply with the word ok and nothing else."
 TOOL = FunctionTool("ping", "Answers pong.", {"type": "object", "properties": {}})
@@ -45,7 +48,7 @@ TOOL = FunctionTool("ping", "Answers pong.", {"type": "object", "properties": {}
 class Tap:
     """A dialect, or one of its answers, that remembers what it was fed with."""
 
-    def __init__(self, tapped: Any, heard: list[bytes]) -> None:
+    def __init__(self, tapped: Any, heard: Heard) -> None:
         self._tapped = tapped
         self._heard = heard
 
@@ -56,38 +59,54 @@ class Tap:
         return cast(Answer, Tap(self._tapped.answer(ask, emit), self._heard))
 
     def feed(self, data: bytes, event: str = "") -> None:
-        self._heard.append(data)
+        self._heard.payloads.append((event, data))
         self._tapped.feed(data, event)
 
     def feed_whole(self, body: bytes) -> None:
-        self._heard.append(body)
+        self._heard.whole = body
         self._tapped.feed_whole(body)
+
+    def end(self) -> Ending:
+        ending = self._tapped.end()
+        self._heard.warnings = list(self._tapped.warnings)
+        return cast(Ending, ending)
 
 
 async def examine(name: str, row: ModelRow, settings: Settings) -> list[Finding]:
-    """What the profile says, and what the calls showed. The first failure ends it."""
-    profile = row.quirks
+    """What the profile of one backend says, and what the calls showed. A first answer that fails ends it."""
+    profile, dialect = row.quirks, row.dialect
     findings = [Finding("profile", "ok", describe_profile(row.profile, profile))]
-    if row.dialect == "echo":
+    if dialect == "echo":
         return findings
     sealer = Sealer([key.reveal() for key in settings.seal_keys])
     seen = [await ask(name, row, sealer)]
-    findings += judge_text(seen[0], profile)
+    findings += judge_text(dialect, seen[0], profile)
     if seen[0].response.error is None:
         seen.append(await ask(name, row, sealer, "Call the tool ping.", tools=[TOOL], tool_choice="required"))
         findings += judge_call(seen[1], profile)
-        if profile.logprobs and row.dialect == "chat":
+        cut = await ask(name, row, sealer, "Count from 1 to 200.", max_output_tokens=FEW_TOKENS)
+        findings += judge_limit(cut, FEW_TOKENS, profile)
+        if profile.logprobs:
             seen.append(await ask(name, row, sealer, top_logprobs=1))
             findings += judge_logprobs(seen[2])
-    findings += judge_state(seen, profile, sealed=bool(sealer))
+    findings += judge_state(dialect, seen, profile, sealed=bool(sealer))
     return findings
+
+
+async def examine_all(name: str, row: ModelRow, settings: Settings) -> list[Finding]:
+    """The same of each backend of a model; where it has several, its name stands in front."""
+    found = await asyncio.gather(*(examine(name, target, settings) for target in row.targets))
+    if len(found) == 1:
+        return found[0]
+    pairs = zip(row.targets, found, strict=True)
+    return [replace(one, part=f"{one.part} ({target.backend})") for target, findings in pairs for one in findings]
 
 
 async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION, **fields: Any) -> Seen:
     """One tiny call."""
     request = Request(id=response_id(HOME_PARTITION, bytes(RANDOM_BYTES)), created_at=0, model=name, store=False,
-                      max_output_tokens=MAX_TOKENS, **fields)  # fmt: skip
-    emit, heard = Emitter(draft(request), streaming=False), list[bytes]()
+                      **{"max_output_tokens": MAX_TOKENS, **fields})  # fmt: skip
+    emit, heard = Emitter(draft(request), streaming=False), Heard()
     call = Call(request, [Message("user", question)], row, "check", sealer.bind("check", STATE_KIND))
     dialects = {dialect: cast(Dialect, Tap(tapped, heard)) for dialect, tapped in DIALECTS.items()}
     try:
@@ -97,7 +116,7 @@ async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION
         ending = Ending("failed", error=ResponseError(error.code, error.message))
     except TimeoutError:
         ending = Ending("failed", error=ResponseError("server_error", f"No answer within {LIMIT_S:g} s."))
-    return look(emit.end(ending, at=0), heard)
+    return look(row.dialect, emit.end(ending, at=0), heard)
 
 
 async def _nothing() -> None:
@@ -117,7 +136,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         findings: Iterable[Finding] = [Finding("configuration", "error", problem) for problem in error.problems]
     else:
-        findings = asyncio.run(examine(name, row, settings))
+        findings = asyncio.run(examine_all(name, row, settings))
     sys.stdout.buffer.write(msgspec.json.encode(findings))
     return 0
 

@@ -7,22 +7,34 @@ from typing import Any
 
 import pytest
 
-from fakes.upstream import DONE, Call, FakeUpstream, Step, call_delta, chunk, reply, send, status
+from fakes.upstream import DONE, Call, FakeUpstream, Step, call_delta, chunk, completion, frame, reply, send, status
 from shared.checkup import Row, examine, exit_code
 from shared.cli import run
 from support.llamacpp import LlamaCpp
+from support.wires import Dialect, wire
 
 SEAL = {"RESPOOL_SEAL_KEY": "k" * 32}
 LOGPROB = {"content": [{"token": "ok", "logprob": -0.1, "bytes": [111, 107], "top_logprobs": []}]}
+
+
+def kind_of(body: dict[str, Any]) -> str:
+    """Which of the calls this is, in any dialect."""
+    if "tools" in body:
+        return "call"
+    if 16 in (body.get("max_tokens"), body.get("max_output_tokens")):
+        return "limit"
+    return "logprobs" if "logprobs" in body or "top_logprobs" in body else "text"
 
 
 def answers(**special: Sequence[Step]) -> Any:
     """What a good server says; *special* scripts for text, call or logprobs stand instead."""
 
     def respond(call: Call) -> Sequence[Step]:
-        kind = "call" if "tools" in call.body else "logprobs" if "logprobs" in call.body else "text"
+        kind = kind_of(call.body)
         if kind in special:
             return special[kind]
+        if kind == "limit":
+            return [reply("1 2", finish="length", tokens=(9, 16))]
         if kind == "call":
             return [reply(calls=[call_delta(0, call_id="c", name="ping", arguments="{}")])]
         plain = chunk("ok")
@@ -37,8 +49,8 @@ async def look(respond: Any, tmp_path: Path, more: str = "", environ: dict[str, 
         config = tmp_path / "c.toml"
         config.write_text(f'[models.tiny]\ndialect = "chat"\nbase_url = "{upstream.base_url}"\n{more}')
         rows = await examine({"RESPOOL_CONFIG": str(config), **environ}, "tiny")
-        assert all(call.body["max_tokens"] == 256 for call in upstream.calls)
-        assert len(upstream.calls) <= 3
+        assert sorted(call.body["max_tokens"] for call in upstream.calls)[1:] == [256] * (len(upstream.calls) - 1)
+        assert len(upstream.calls) <= 4
     return rows
 
 
@@ -56,7 +68,10 @@ async def test_a_backend_that_fits_its_profile(tmp_path: Path) -> None:
     assert "vision = false" in said["profile"]
     assert said["usage"] == "9 tokens in, 1 out"
     assert said["finish reason"] == "stop"
+    assert said["stream"] == "3 events"
     assert said["calls"] == "ping({})"
+    assert said["ids"] == "c"
+    assert said["limit"] == "length after 16 tokens"
     assert said["logprobs"] == "came"
 
 
@@ -74,6 +89,10 @@ ODD: list[tuple[dict[str, Sequence[Step]], str, str, str]] = [
     ({"call": [reply("<tool_call>{}</tool_call>")]}, "", "calls", "does not parse"),
     ({"call": [reply("pong")]}, "", "calls", "may ignore tool_choice"),
     ({"call": [status(400)]}, "", "calls", "leave 'required' out of tool_choices"),
+    ({"call": [reply(calls=[call_delta(0, name="ping", arguments="{}")])]}, "", "ids", "made up"),
+    ({"call": [reply(calls=[call_delta(0, call_id="c", name="ping", arguments="{")])]}, "", "calls", "no JSON object"),
+    ({"limit": [reply("1 2", tokens=(9, 16))]}, "", "limit", "looks like a whole one"),
+    ({"text": [status(200, completion("ok"))]}, "", "stream", "came whole"),
     ({"logprobs": [reply("ok")]}, "", "logprobs", "set logprobs = false"),
     ({"logprobs": [status(400)]}, "", "logprobs", "set logprobs = false"),
     (
@@ -92,6 +111,125 @@ async def test_what_does_not_fit(
     state, message = (await found(answers(**special), tmp_path, more))[part]
     assert state == "warning"
     assert text in message
+
+
+LIMIT_TOKENS = 16
+
+
+def speaks(dialect: Dialect, **special: Sequence[bytes]) -> Any:
+    """What a good server of *dialect* says."""
+
+    def respond(call: Call) -> Sequence[Step]:
+        kind = kind_of(call.body)
+        if kind in special:
+            return [send(*special[kind])]
+        if kind == "call":
+            return [send(*wire(dialect, calls=[("ping", "{}")], end="calls"))]
+        end = "length" if kind == "limit" else "stop"
+        return [send(*wire(dialect, reasoning=["Hm"], text=["ok"], end=end))]
+
+    return respond
+
+
+async def seen(dialect: Dialect, respond: Any, tmp_path: Path, more: str = "") -> dict[str, tuple[str, str]]:
+    async with FakeUpstream(respond) as upstream:
+        config = tmp_path / "c.toml"
+        config.write_text(f'[models.tiny]\ndialect = "{dialect}"\nbase_url = "{upstream.base_url}"\n{more}')
+        rows = await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")
+    return {row.part: (row.state, row.message) for row in rows}
+
+
+ENDS: dict[Dialect, tuple[str, str, str]] = {
+    "anthropic": ("stop reason", "end_turn", "max_tokens"),
+    "responses": ("status", "completed", "max_output_tokens"),
+}
+
+
+@pytest.mark.parametrize("dialect", ENDS)
+async def test_the_other_dialects(dialect: Dialect, tmp_path: Path) -> None:
+    said = await seen(
+        dialect, speaks(dialect), tmp_path, 'profile_overrides = {logprobs = false, reasoning_out = "reasoning"}'
+    )
+    part, stop, cut = ENDS[dialect]
+    assert {state for state, _ in said.values()} == {"ok"}
+    assert said[part][1] == stop
+    assert said["limit"][1].startswith(cut)
+    assert said["reasoning"][1] == ("in thinking" if dialect == "anthropic" else "in reasoning_text")
+    assert said["usage"][1] == "9 tokens in, 2 out"
+    assert (said["calls"][1], said["ids"][1]) == ("ping({})", "c0")
+    assert said["stream"][1].endswith(" events")
+
+
+def thought(signature: str) -> list[bytes]:
+    """An answer of the Messages API that thought."""
+    events = wire("anthropic", reasoning=["Hm"], text=["ok"])
+    sign = {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": signature}}
+    return [*events[:3], frame(sign), *events[3:]]
+
+
+def whole_response(**fields: Any) -> bytes:
+    """The last event of a response, with the tokens of a cut answer."""
+    usage = {"input_tokens": 9, "output_tokens": LIMIT_TOKENS, "total_tokens": 25}
+    return frame(
+        {
+            "type": "response.completed",
+            "response": {"object": "response", "status": "completed", "usage": usage, **fields},
+        }
+    )
+
+
+MISSING: list[tuple[Dialect, dict[str, Sequence[bytes]], str, str, str, str]] = [
+    ("anthropic", {"text": wire("anthropic", text=["ok"])[1:-2]}, "", "answer", "error", "without saying why"),
+    ("anthropic", {"text": thought("")}, "", "reasoning", "warning", 'set reasoning_out = "reasoning_content"'),
+    ("anthropic", {"text": thought("c2ln")}, "", "state", "ok", "signature is kept"),
+    ("anthropic", {"text": wire("anthropic", text=["<think>Hm</think>ok"])}, "", "reasoning", "warning", "prefer dialect chat"),
+    ("anthropic", {"text": [one.replace(b'"end_turn"', b'"bored"') for one in wire("anthropic", text=["ok"])]}, "",
+     "stop reason", "warning", "bored: is not known"),
+    ("anthropic", {"text": [one.replace(b'{"input_tokens":9}', b"{}") for one in wire("anthropic", text=["ok"])]}, "",
+     "usage", "warning", "0 tokens in, 2 out"),
+    ("anthropic", {"limit": [one.replace(b'"output_tokens":2', b'"output_tokens":16') for one in wire("anthropic", text=["1"])]},
+     "", "limit", "warning", "end_turn after 16 tokens"),
+    ("anthropic", {"call": [one.replace(b'"id":"c0",', b"") for one in wire("anthropic", calls=[("ping", "{}")], end="calls")]},
+     "", "ids", "warning", "made up"),
+    ("responses", {"text": [*wire("responses", text=["ok"])[:-1], frame({"type": "response.odd_thing"}), whole_response()]}, "",
+     "stream", "warning", "left out an event response.odd_thing"),
+    ("responses", {"text": [frame({"type": "response.output_text.delta", "delta": "ok"}), whole_response()]}, "", "stream", "ok",
+     "without item_id of deltas, output_index of deltas"),
+    ("responses", {"text": wire("responses", text=["ok"])}, "", "logprobs", "warning", "set logprobs = false"),
+    ("responses", {"limit": [*wire("responses", text=["1"])[:-1], whole_response()]}, "", "limit", "ok", "the count tells"),
+    ("responses", {"limit": [*wire("responses", text=["1"])[:-1], whole_response()]}, 'profile = "openai"', "limit", "warning",
+     "set responses_trusted = false"),
+    ("responses", {}, 'profile = "openai"', "state", "warning", "without its encrypted_content"),
+    ("responses", {"text": [frame({"error": {"message": "no", "code": "429"}})]}, "", "answer", "error", "no"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "special", "more", "part", "state", "text"), MISSING, ids=range(len(MISSING)))
+async def test_what_does_not_fit_elsewhere(
+    dialect: Dialect, special: dict[str, Sequence[bytes]], more: str, part: str, state: str, text: str, tmp_path: Path
+) -> None:
+    found = (await seen(dialect, speaks(dialect, **special), tmp_path, more))[part]
+    assert found[0] == state
+    assert text in found[1]
+
+
+async def test_each_backend_of_a_model(tmp_path: Path) -> None:
+    async with FakeUpstream(speaks("anthropic")) as one, FakeUpstream(answers()) as other:
+        config = tmp_path / "c.toml"
+        config.write_text(
+            f"""[models.tiny]
+dialect = "anthropic"
+[[models.tiny.backends]]
+base_url = "{one.base_url}"
+backend = "one"
+[[models.tiny.backends]]
+dialect = "chat"
+base_url = "{other.base_url}"
+backend = "other"
+"""
+        )
+        rows = {row.part: row.message for row in await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")}
+    assert (rows["stop reason (one)"], rows["finish reason (other)"]) == ("end_turn", "stop")
 
 
 async def test_state_that_would_be_lost(tmp_path: Path) -> None:
@@ -132,10 +270,14 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, rows[-1]["message"]) == (78, "models: there is no other")
 
 
-async def test_a_real_server(llamacpp: LlamaCpp, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "end"), [("chat", "finish reason"), ("anthropic", "stop reason"), ("responses", "status")]
+)
+async def test_a_real_server(dialect: str, end: str, llamacpp: LlamaCpp, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(f'[models.tiny]\ndialect = "chat"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n')
+    config.write_text(f'[models.tiny]\ndialect = "{dialect}"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n')
     rows = await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")
     said = {row.part: (row.state, row.message) for row in rows}
     assert exit_code(rows) == 0
-    assert said["answer"][0] == said["usage"][0] == said["finish reason"][0] == said["logprobs"][0] == "ok"
+    assert said["answer"][0] == said["usage"][0] == said[end][0] == said["limit"][0] == "ok"
+    assert said.get("logprobs", ("",))[0] == {"chat": "ok", "anthropic": "", "responses": "warning"}[dialect]

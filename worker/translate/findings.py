@@ -1,19 +1,36 @@
 """What tiny answers show of a backend, beside what its profile says: for ``respool check --model``."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from shared.core.profiles import PROFILES, Profile
 from shared.wire.items import CustomToolCall, FunctionCall, Message, OutputText
-from shared.wire.responses import Response
+from worker.translate.anthropic_stream import STOPS
 from worker.translate.chat_stream import FINISHES
+from worker.translate.sightings import Seen
 
-REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
-STATE_FIELDS = ("reasoning_details", "encrypted_content", "extra_content")
+REASONING = {
+    "chat": ("reasoning_content", "reasoning", "reasoning_details"),
+    "anthropic": ("thinking", "redacted_thinking"),
+    "responses": ("reasoning_text", "reasoning", "reasoning_summary_text", "reasoning_summary"),
+}
+"""What carries thoughts, by dialect."""
+STATE = {
+    "chat": ("reasoning_details", "encrypted_content", "extra_content"),
+    "anthropic": ("signature", "redacted_thinking"),
+    "responses": ("encrypted_content",),
+}
+"""What a provider may want back."""
+ENDS: Mapping[str, tuple[str, Set[str]]] = {
+    "chat": ("finish reason", FINISHES.keys()),
+    "anthropic": ("stop reason", STOPS.keys()),
+    "responses": ("status", {"completed", "max_output_tokens", "content_filter"}),
+}
+"""What an answer's end is called, and the ends that are known."""
 MARKUP = ("<tool_call>", "<function=", "[TOOL_CALLS]", "<|tool_call")
 
 
@@ -22,35 +39,6 @@ class Finding:
     part: str
     state: Literal["ok", "warning", "error"]
     message: str
-
-
-@dataclass(slots=True)
-class Seen:
-    """One answer: the Response that was made of it, and what its payloads held, read plainly (Chat Completions)."""
-
-    response: Response
-    fields: set[str] = field(default_factory=set)
-    """Members of deltas and calls that were not empty."""
-    finish: str = ""
-    content: str = ""
-
-
-def look(response: Response, payloads: Sequence[bytes]) -> Seen:
-    seen = Seen(response)
-    for payload in payloads:
-        try:
-            chunk = json.loads(payload)
-        except (ValueError, RecursionError):
-            continue
-        for choice in _dicts(chunk.get("choices") if isinstance(chunk, dict) else None):
-            delta = choice.get("delta") or choice.get("message")
-            for one in [delta, *_dicts(delta.get("tool_calls"))] if isinstance(delta, dict) else []:
-                seen.fields |= {name for name, value in one.items() if value}
-            content = delta.get("content") if isinstance(delta, dict) else None
-            seen.content += content if isinstance(content, str) else ""
-            seen.finish = seen.finish or str(choice.get("finish_reason") or "")
-            seen.fields |= {"logprobs"} if choice.get("logprobs") else set()
-    return seen
 
 
 def describe_profile(name: str, profile: Profile) -> str:
@@ -63,11 +51,10 @@ def describe_profile(name: str, profile: Profile) -> str:
     return f"{name}: {', '.join(other)}" if other else name
 
 
-def judge_text(seen: Seen, profile: Profile) -> Iterator[Finding]:
+def judge_text(dialect: str, seen: Seen, profile: Profile) -> Iterator[Finding]:
     """The answer to a plain question."""
     response = seen.response
-    texts = [part.text for item in response.output if isinstance(item, Message) for part in item.content
-             if isinstance(part, OutputText)]  # fmt: skip
+    texts = [part.text for part in _parts(seen)]
     if response.error is not None:
         yield Finding("answer", "error", response.error.message)
         return
@@ -75,43 +62,65 @@ def judge_text(seen: Seen, profile: Profile) -> Iterator[Finding]:
         yield Finding("answer", "ok", f"{response.status}: {''.join(texts)[:60]!r}")
     else:
         yield Finding("answer", "warning", f"{response.status}, without a text")
-    if response.usage is None:
+    yield from _judge_stream(seen)
+    used = response.usage
+    if used is None:
         yield Finding("usage", "warning", "none was told: tokens of this model are not counted")
+    elif not (used.input_tokens and used.output_tokens):
+        yield Finding("usage", "warning", f"{used.input_tokens} tokens in, {used.output_tokens} out were told")
     else:
-        used = response.usage
         yield Finding("usage", "ok", f"{used.input_tokens} tokens in, {used.output_tokens} out")
     if seen.finish:
-        known = seen.finish.strip().lower() in FINISHES
+        part, known_ends = ENDS[dialect]
+        known = seen.finish.strip().lower() in known_ends
         text = seen.finish if known else f"{seen.finish}: is not known, and taken for an ordinary end"
-        yield Finding("finish reason", "ok" if known else "warning", text)
-    yield from _judge_reasoning(seen, profile)
+        yield Finding(part, "ok" if known else "warning", text)
+    yield from _judge_carriers(dialect, seen, profile)
 
 
-def _judge_reasoning(seen: Seen, profile: Profile) -> Iterator[Finding]:
-    fields = [name for name in REASONING_FIELDS if name in seen.fields]
-    start, tags = seen.content.lstrip(), profile.think_tags
-    if fields and not set(fields) & set(profile.reasoning_in):
-        wanted = json.dumps(fields)
-        yield Finding(
-            "reasoning", "warning", f"came in {', '.join(fields)}, which is not read: set reasoning_in = {wanted}"
-        )
-    elif fields:
-        yield Finding("reasoning", "ok", f"in {', '.join(fields)}")
-    elif tags is None and start.startswith("<think>"):
-        yield Finding("reasoning", "warning", 'came as text: set think_tags = ["<think>", "</think>"]')
-    elif not start.startswith((tags or ("<think>",))[0]) and (tags or ("", "</think>"))[1] in start:
-        if not profile.starts_in_think:
-            yield Finding(
-                "reasoning",
-                "warning",
-                "came as text without an opening mark: set think_tags and starts_in_think = true",
-            )
-        else:
-            yield Finding("reasoning", "ok", "in the content, between marks")
-    elif tags is not None and start.startswith(tags[0]):
-        yield Finding("reasoning", "ok", "in the content, between marks")
+def _judge_stream(seen: Seen) -> Iterator[Finding]:
+    """Whether the answer came piece by piece, and what of it was strange."""
+    if seen.heard.payloads:
+        lacks = f", without {', '.join(sorted(seen.lacks))}" if seen.lacks else ""
+        yield Finding("stream", "ok", f"{len(seen.heard.payloads)} events{lacks}")
+    elif seen.heard.whole.lstrip().startswith(b"{"):
+        yield Finding("stream", "warning", "the answer came whole, although a stream was asked for")
     else:
-        yield Finding("reasoning", "ok", "none was shown")
+        yield Finding("stream", "warning", "came without the type text/event-stream, and so is read when it is whole")
+    for warning in seen.heard.warnings:
+        if not warning.startswith("stopped for"):  # which is told as the end
+            yield Finding("stream", "warning", warning)
+
+
+def _judge_carriers(dialect: str, seen: Seen, profile: Profile) -> Iterator[Finding]:
+    """Where the thoughts are."""
+    found = [name for name in REASONING[dialect] if name in seen.carriers]
+    if dialect == "chat" and found and not set(found) & set(profile.reasoning_in):
+        text = f"came in {', '.join(found)}, which is not read: set reasoning_in = {json.dumps(found)}"
+        yield Finding("reasoning", "warning", text)
+    elif found == ["thinking"] and "signature" not in seen.carriers and profile.reasoning_out == "drop":
+        text = "in thinking without a signature, and not given back: if the server takes it, set reasoning_out"
+        yield Finding("reasoning", "warning", f'{text} = "reasoning_content"')
+    elif found:
+        yield Finding("reasoning", "ok", f"in {', '.join(found)}")
+    else:
+        yield _judge_marks(dialect, seen.content.lstrip(), profile)
+
+
+def _judge_marks(dialect: str, start: str, profile: Profile) -> Finding:
+    """Thoughts in the text itself, which only Chat Completions are searched for."""
+    opening, closing = profile.think_tags or ("<think>", "</think>")
+    opened = start.startswith(opening)
+    if not opened and closing not in start:
+        return Finding("reasoning", "ok", "none was shown")
+    if dialect != "chat":
+        return Finding("reasoning", "warning", f"came as text, between {opening} and {closing}: prefer dialect chat")
+    if opened and profile.think_tags is None:
+        return Finding("reasoning", "warning", 'came as text: set think_tags = ["<think>", "</think>"]')
+    if not opened and not profile.starts_in_think:
+        text = "came as text without an opening mark: set think_tags and starts_in_think = true"
+        return Finding("reasoning", "warning", text)
+    return Finding("reasoning", "ok", "in the content, between marks")
 
 
 def judge_call(seen: Seen, profile: Profile) -> Iterator[Finding]:
@@ -122,9 +131,7 @@ def judge_call(seen: Seen, profile: Profile) -> Iterator[Finding]:
         remedy = ": leave 'required' out of tool_choices" if "required" in profile.tool_choices else ""
         yield Finding("calls", "warning", f"{response.error.message}{remedy}")
     elif calls:
-        yield Finding(
-            "calls", "ok", f"{calls[0].name}({calls[0].arguments if isinstance(calls[0], FunctionCall) else ''})"
-        )
+        yield from _judge_calls(seen, [call for call in calls if isinstance(call, FunctionCall)])
     elif any(mark in seen.content for mark in MARKUP):
         yield Finding("calls", "warning", "came as text: the server does not parse this model's calls")
     elif "required" in profile.tool_choices:
@@ -133,33 +140,78 @@ def judge_call(seen: Seen, profile: Profile) -> Iterator[Finding]:
         yield Finding("calls", "ok", "none was made, and none could be required")
 
 
+def _judge_calls(seen: Seen, calls: Sequence[FunctionCall]) -> Iterator[Finding]:
+    shown = ", ".join(f"{call.name}({call.arguments})" for call in calls)
+    if all(_is_object(call.arguments) for call in calls):
+        yield Finding("calls", "ok", shown)
+    else:
+        yield Finding("calls", "warning", f"{shown}: the arguments are no JSON object")
+    ids = seen.call_ids
+    if ids and all(ids) and len(set(ids)) == len(ids):
+        yield Finding("ids", "ok", ", ".join(ids))
+    else:
+        yield Finding("ids", "warning", "calls came without an id of their own: they are made up")
+
+
+def judge_limit(seen: Seen, limit: int, profile: Profile) -> Iterator[Finding]:
+    """The answer to a request for more than *limit* tokens."""
+    response, told = seen.response, seen.finish or "nothing"
+    made = response.usage.output_tokens if response.usage else 0
+    if response.error is not None:
+        yield Finding("limit", "warning", response.error.message)
+    elif response.status == "incomplete" and told != "completed":
+        yield Finding("limit", "ok", f"{told} after {made} tokens")
+    elif made < limit:
+        yield Finding("limit", "ok", f"{told} after {made} tokens: the limit was not reached")
+    elif response.status == "incomplete":
+        yield Finding("limit", "ok", f"{told} after {made} tokens: the count tells that it was cut")
+    elif profile.responses_trusted and told == "completed":
+        text = "set responses_trusted = false, and the count decides"
+        yield Finding("limit", "warning", f"{told} after {made} tokens, where {limit} were allowed: {text}")
+    else:
+        text = "an answer that was cut looks like a whole one"
+        yield Finding("limit", "warning", f"{told} after {made} tokens, where {limit} were allowed: {text}")
+
+
 def judge_logprobs(seen: Seen) -> Iterator[Finding]:
     """The answer to a request with log probabilities, which is only made where the profile has them."""
     if seen.response.error is not None:
         yield Finding("logprobs", "warning", f"{seen.response.error.message}: set logprobs = false")
-    elif "logprobs" in seen.fields:
+    elif any(part.logprobs for part in _parts(seen)):
         yield Finding("logprobs", "ok", "came")
     else:
         yield Finding("logprobs", "warning", "were asked for and did not come: set logprobs = false")
 
 
-def judge_state(answers: Sequence[Seen], profile: Profile, *, sealed: bool) -> Iterator[Finding]:
+def judge_state(dialect: str, answers: Sequence[Seen], profile: Profile, *, sealed: bool) -> Iterator[Finding]:
     """What the provider may want back on the next turn."""
-    found = sorted({name for seen in answers for name in seen.fields} & set(STATE_FIELDS))
+    carriers = {name for seen in answers for name in seen.carriers}
+    found = sorted(carriers & set(STATE[dialect]))
     hidden = profile.reasoning_kind == "hidden" and profile.reasoning_out != "drop"
     if (found or hidden) and not sealed:
         yield Finding(
             "state", "warning", f"{', '.join(found) or 'hidden reasoning'} is lost between turns: set RESPOOL_SEAL_KEY"
         )
-    elif found and profile.family == "text":
+    elif found and dialect == "chat" and profile.family == "text":
         yield Finding("state", "warning", f"{', '.join(found)} came and is not kept: set family to a name of its own")
     elif found:
         yield Finding("state", "ok", f"{', '.join(found)} is kept and given back")
+    elif dialect == "responses" and profile.responses_trusted and carriers & set(REASONING[dialect]):
+        text = "reasoning came without its encrypted_content, which was asked for: set responses_trusted = false"
+        yield Finding("state", "warning", text)
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+def _parts(seen: Seen) -> list[OutputText]:
+    messages = [item for item in seen.response.output if isinstance(item, Message)]
+    return [part for message in messages for part in message.content if isinstance(part, OutputText)]
 
 
-def _shown(value: Any) -> str:
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _shown(value: object) -> str:
     return json.dumps(sorted(value) if isinstance(value, frozenset) else value)
