@@ -1,12 +1,13 @@
-"""One suite for every dialect: each has its own wire for a scenario, what must come of it is the same for all.
+"""One suite for every backend: each has its own wire for a scenario, what must come of it is the same for all.
 
-The worker's real shell calls a real server that plays the wire. A new dialect passes this before it has a name.
+The worker's real shell calls a real server that plays the wire; the embedded echo model is asked for the same in its own words.
+A new backend passes this before it has a name. What a worker makes of failures: tests/integration/test_dialects.py.
 """
 
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -32,13 +33,19 @@ from shared.wire.responses import Response, ResponseError
 from support.answers import STATE, outcome
 from support.contract import check_stream
 from support.wires import DIALECTS, Dialect, wire
-from worker.backends.base import Call
+from worker.backends.base import Backend, Call
+from worker.backends.echo import NOTICE, EchoBackend
 from worker.backends.http import HttpBackend
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [FunctionTool("f", parameters=SCHEMA), FunctionTool("g", parameters=SCHEMA)]
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+Name = Literal["chat", "responses", "anthropic", "echo"]
+
+everyone = pytest.mark.parametrize("backend", [*DIALECTS, "echo"])
+wired = pytest.mark.parametrize("dialect", DIALECTS)
+"""Of what the echo model has none: a wire that can be cut, hang or hold garbage; refusals, filters, answers in a format, several
+calls, arguments, and a body in which one could look for images."""
 
 
 async def nothing() -> None:
@@ -48,18 +55,20 @@ async def nothing() -> None:
 async def ask(upstream: FakeUpstream, dialect: Dialect, items: Sequence[Item] | None = None, flush: Any = nothing,
               row: dict[str, Any] | None = None, **fields: Any) -> Response:  # fmt: skip
     """The response, however it ends; its events keep the contract."""
-    request = Request(id="resp_00" + "a" * 32, created_at=1, model="m", **fields)
     model = ModelRow(dialect=dialect, base_url=upstream.base_url, **(row or {}))
+    async with HttpBackend() as backend:
+        return await ran(backend, model, items or [Message("user", "Hi")], flush, **fields)
+
+
+async def ran(backend: Backend, model: ModelRow, items: Sequence[Item], flush: Any, **fields: Any) -> Response:
+    request = Request(id="resp_00" + "a" * 32, created_at=1, model="m", **fields)
     emit = Emitter(draft(request))
     emit.created()
     emit.in_progress()
-    async with HttpBackend() as backend:
-        try:
-            ending = await backend.run(
-                Call(request, items or [Message("user", "Hi")], model, "req", STATE), emit, flush
-            )
-        except UpstreamError as error:
-            ending = Ending("failed", error=ResponseError(error.code, error.message))
+    try:
+        ending = await backend.run(Call(request, items, model, "req", STATE), emit, flush)
+    except UpstreamError as error:
+        ending = Ending("failed", error=ResponseError(error.code, error.message))
     response = emit.end(ending, at=2)
     frames = render_all(emit.take()).split(b"\n\n")[:-1]
     assert check_stream([json.loads(one.partition(b"\ndata: ")[2]) for one in frames]) == []
@@ -74,40 +83,139 @@ async def answered(dialect: Dialect, frames: Sequence[bytes], **options: Any) ->
         return outcome(response), response, (await upstream.called(0)).body
 
 
-async def test_text_and_usage(dialect: Dialect) -> None:
-    found, response, _ = await answered(dialect, wire(dialect, text=["Hel", "lo"]))
-    assert (found["text"], found["status"], found["usage"]) == ("Hello", "completed", [9, 0, 2, 0])
+async def heard(backend: Name, items: Sequence[Item] = (), flush: Any = nothing, *, text: Sequence[str] = (),
+                reasoning: str = "", call: str = "", **fields: Any) -> tuple[dict[str, Any], Response]:  # fmt: skip
+    """(the outcome, the response) of any backend that says this; the echo model without what it always says in front."""
+    if backend != "echo":
+        reasons, calls = [reasoning] if reasoning else [], [[call, "{}"]] if call else []
+        frames = wire(backend, reasoning=reasons, text=text, calls=calls, end="calls" if call else "stop")
+        found, response, _ = await answered(backend, frames, items=items or None, flush=flush, **fields)
+        return found, response
+    options = ["echo:think "] * bool(reasoning) + ["echo:call "] * bool(call)
+    question = "".join([*options, *text])
+    asked = [*(items or [Message("user", question)])]
+    response = await ran(EchoBackend(), ModelRow(dialect="echo"), asked, flush, **fields)
+    found = outcome(response)
+    return {**found, "text": found["text"].removeprefix(NOTICE).removeprefix("".join(options))}, response
+
+
+@everyone
+async def test_text_and_usage(backend: Name) -> None:
+    found, response = await heard(backend, text=["Hel", "lo"])
+    assert (found["text"], found["status"]) == ("Hello", "completed")
+    assert found["usage"] == ([1, 0, 10, 0] if backend == "echo" else [9, 0, 2, 0])
     assert len(response.output) == 1
 
 
+@wired
 async def test_nothing_is_an_answer_too(dialect: Dialect) -> None:
     _, response, _ = await answered(dialect, wire(dialect))
     assert (response.output, response.status) == ([], "completed")
 
 
+@everyone
+async def test_characters(backend: Name) -> None:
+    found, _ = await heard(backend, text=["grüß ", "😀", " e\u0301 ", "漢"])
+    assert found["text"] == "grüß 😀 e\u0301 漢"
+
+
+@everyone
+async def test_reasoning_comes_first(backend: Name) -> None:
+    found, response = await heard(backend, reasoning="Let me repeat that.", text=["so"])
+    assert [type(item) for item in response.output] == [Reasoning, Message]
+    assert (found["reasoning"], found["text"]) == ("Let me repeat that.", "so")
+
+
+@everyone
+async def test_one_call_and_its_output(backend: Name) -> None:
+    found, response = await heard(backend, call="f", tools=TOOLS)
+    assert (found["calls"], found["status"], found["text"]) == ([["f", "{}"]], "completed", "")
+    (call,) = response.output
+    assert isinstance(call, FunctionCall)
+    items: list[Item] = [Message("user", "sunny"), call, FunctionCallOutput(call.call_id, "fine")]
+    found, _ = await heard(backend, items, text=["sunny"], tools=TOOLS)
+    assert (found["text"], found["status"], found["calls"]) == ("sunny", "completed", [])
+
+
+@everyone
+async def test_every_read_is_flushed(backend: Name) -> None:
+    flushed = 0
+
+    async def flush() -> None:
+        nonlocal flushed
+        flushed += 1
+
+    await heard(backend, flush=flush, text=["echo:delay_ms=1 "] if backend == "echo" else ["Hel", "lo"])
+    assert flushed
+
+
+@everyone
+async def test_the_limit(backend: Name) -> None:
+    if backend == "echo":
+        found, response = await heard("echo", text=["Hello"], max_output_tokens=2)
+        assert found["text"] == "You talk "
+    else:
+        found, response, _ = await answered(backend, wire(backend, text=["Hel"], end="length"))
+        assert found["text"] == "Hel"
+    assert (found["status"], found["reason"]) == ("incomplete", "max_output_tokens")
+    assert [item.status for item in response.output if isinstance(item, Message)] == ["incomplete"]
+
+
+@everyone
+async def test_a_failure_keeps_what_there_was(backend: Name) -> None:
+    if backend == "echo":
+        found, response = await heard("echo", text=["echo:break"])
+    else:
+        error = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"no"}}\n\n'
+        found, response, _ = await answered(backend, [*wire(backend, text=["You "])[:-2], error])
+    assert (found["status"], found["error"], found["text"]) == ("failed", "server_error", "You ")
+    assert [item.status for item in response.output if isinstance(item, Message)] == ["incomplete"]
+
+
+@everyone
+async def test_a_cancel_is_at_once(backend: Name) -> None:
+    begun = asyncio.Event()
+
+    async def flush() -> None:
+        begun.set()
+
+    async with FakeUpstream() as upstream:
+        if backend == "echo":
+            slow = [Message("user", "echo:delay_ms=60000")]
+            running = asyncio.create_task(ran(EchoBackend(), ModelRow(dialect="echo"), slow, flush))
+        else:
+            upstream.queue(start(), send(*wire(backend, text=["Hel"])[:-2]), hang())
+            running = asyncio.create_task(ask(upstream, backend, flush=flush))
+        async with asyncio.timeout(5):
+            await begun.wait()
+        running.cancel()
+        if backend != "echo":
+            await upstream.disconnected(0, timeout_s=1.0)
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+
+@wired
 async def test_characters_cut_by_the_network(dialect: Dialect) -> None:
     body = b"".join(wire(dialect, text=["grüß ", "😀", "\u2028", "漢"]))
     found, _, _ = await answered(dialect, [body[at : at + 3] for at in range(0, len(body), 3)])
     assert found["text"] == "grüß 😀\u2028漢"
 
 
+@wired
 async def test_halves_of_a_character(dialect: Dialect) -> None:
     body = b"".join(wire(dialect, text=["<", "1>", "!"])).replace(b'"<"', rb'"\ud83d"').replace(b'"1>"', rb'"\ude00"')
     found, _, _ = await answered(dialect, [body])
     assert found["text"] == "😀!"
 
 
+@wired
 async def test_a_refusal_is_an_answer(dialect: Dialect) -> None:
     found, _, _ = await answered(dialect, wire(dialect, refusal="I will not."))
     assert (found["refusal"], found["status"]) == ("I will not.", "completed")
 
 
-async def test_reasoning_comes_first(dialect: Dialect) -> None:
-    found, response, _ = await answered(dialect, wire(dialect, reasoning=["h", "m"], text=["so"]))
-    assert [type(item) for item in response.output] == [Reasoning, Message]
-    assert (found["reasoning"], found["text"]) == ("hm", "so")
-
-
+@wired
 async def test_calls(dialect: Dialect) -> None:
     one = ["f", '{"city"', ': "Oslo"}']
     for calls in ([one], [one, ["g", "{}"]], [["f"]]):
@@ -119,6 +227,7 @@ async def test_calls(dialect: Dialect) -> None:
         ]
 
 
+@wired
 async def test_a_round_trip_of_tools(dialect: Dialect) -> None:
     items: list[Item] = [
         Message("user", "Hi"),
@@ -132,12 +241,14 @@ async def test_a_round_trip_of_tools(dialect: Dialect) -> None:
     assert sent.index("Oslo") < sent.index("sunny")
 
 
+@wired
 async def test_images(dialect: Dialect) -> None:
     items: list[Item] = [Message("user", [InputText("see"), InputImage(PIXEL)])]
     _, _, body = await answered(dialect, wire(dialect, text=["a dot"]), items=items)
     assert PIXEL.partition(",")[2] in json.dumps(body)
 
 
+@wired
 async def test_structured_output(dialect: Dialect) -> None:
     pieces = ['{"city":', '"Oslo"}']
     native = dialect != "anthropic"
@@ -149,12 +260,14 @@ async def test_structured_output(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize(("end", "reason"), [("length", "max_output_tokens"), ("filter", "content_filter")])
+@wired
 async def test_incomplete(dialect: Dialect, end: str, reason: str) -> None:
     found, response, _ = await answered(dialect, wire(dialect, text=["Hel"], end=end))
     assert (found["status"], found["reason"], found["text"]) == ("incomplete", reason, "Hel")
     assert response.usage is not None
 
 
+@wired
 async def test_a_hang_up_at_every_byte_fails_until_the_end_was_said(dialect: Dialect) -> None:
     body = b"".join(wire(dialect, text=["Hel", "lo"]))
     some = asyncio.Semaphore(8)
@@ -171,6 +284,7 @@ async def test_a_hang_up_at_every_byte_fails_until_the_end_was_said(dialect: Dia
     assert (seen[0], seen[-1]) == ("failed", "completed")
 
 
+@wired
 async def test_comments_keep_a_slow_answer_alive(dialect: Dialect) -> None:
     first, *rest = wire(dialect, text=["Hel", "lo"])
     idle_s, gap_s = 1.0, 0.15
@@ -184,11 +298,13 @@ async def test_comments_keep_a_slow_answer_alive(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"data: {nope\n\n", b"data: [1]\n\n", b"data: 3\n\n"])
+@wired
 async def test_garbage(dialect: Dialect, garbage: bytes) -> None:
     found, _, _ = await answered(dialect, [*wire(dialect, text=["Hel"])[:-2], garbage])
     assert (found["status"], found["error"]) == ("failed", "server_error")
 
 
+@wired
 async def test_a_hang_runs_into_the_timer(dialect: Dialect) -> None:
     async with FakeUpstream() as upstream:
         upstream.queue(start(), send(*wire(dialect, text=["Hel"])[:1]), hang())
@@ -208,6 +324,7 @@ async def test_a_hang_runs_into_the_timer(dialect: Dialect) -> None:
         (200, {"error": {"message": "no", "code": "429"}}, "rate_limit_exceeded"),
     ],
 )
+@wired
 async def test_errors_in_every_shape(dialect: Dialect, code: int, body: Any, wanted: str) -> None:
     async with FakeUpstream() as upstream:
         upstream.queue(status(code, body))
@@ -216,19 +333,9 @@ async def test_errors_in_every_shape(dialect: Dialect, code: int, body: Any, wan
         assert response.error.code == wanted
 
 
+@wired
 async def test_an_error_in_mid_answer_keeps_what_there_was(dialect: Dialect) -> None:
     error = b'event: error\ndata: {"type":"error","error":{"type":"rate_limit_error","message":"slow"}}\n\n'
     found, _, _ = await answered(dialect, [*wire(dialect, text=["Hel", "lo"])[:-2], error])
     assert (found["status"], found["error"]) == ("failed", "rate_limit_exceeded")
     assert found["text"].startswith("Hel")
-
-
-async def test_a_cancel_closes_the_connection_within_a_second(dialect: Dialect) -> None:
-    async with FakeUpstream() as upstream:
-        upstream.queue(start(), send(*wire(dialect, text=["Hel"])[:1]), hang())
-        running = asyncio.create_task(ask(upstream, dialect))
-        await upstream.called(0)
-        running.cancel()
-        await upstream.disconnected(0, timeout_s=1.0)
-        await asyncio.wait([running])
-        assert running.cancelled()

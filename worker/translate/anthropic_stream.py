@@ -31,7 +31,7 @@ from worker.translate.blocks import Block, Blocks
 from worker.translate.chat_calls import Offered
 from worker.translate.chat_chunk import whole_text
 from worker.translate.dialect import State
-from worker.translate.errors import stream_error
+from worker.translate.errors import stream_error, unfinished_error
 from worker.translate.state import Kept, encode_state
 from worker.translate.writers import CallWriter, ReasoningWriter, TextWriter
 
@@ -133,7 +133,8 @@ class AnthropicStream:
         return body
 
     def end(self) -> Ending:
-        """How the answer ends, now that nothing more comes; the last of it is emitted before."""
+        """How the answer ends, now that nothing more comes; the last of it is emitted before. Raises ``UpstreamError`` when
+        nothing came at all."""
         usage = self._tokens.usage()
         try:
             for upstream in self._by_index.values():
@@ -142,12 +143,13 @@ class AnthropicStream:
         except UpstreamError as error:
             return Ending("failed", usage, error=ResponseError("server_error", error.message))
         way = STOPS.get(self._stop, "completed")
-        if not self._stop or way == "paused":
-            fault = (
-                f"The model backend paused its turn more than {MAX_PAUSES} times."
-                if self._stop
-                else "The model backend's stream ended without saying why."
-            )
+        if not self._stop:
+            broken = unfinished_error()
+            if self._blocks.silent:
+                raise broken
+            return Ending("failed", usage, error=ResponseError(broken.code, broken.message))
+        if way == "paused":
+            fault = f"The model backend paused its turn more than {MAX_PAUSES} times."
             return Ending("failed", usage, error=ResponseError("server_error", fault))
         if way == "max_output_tokens" or (way == "content_filter" and not self._refused):
             return Ending("incomplete", usage, reason=way)

@@ -53,6 +53,11 @@ class Blocks:
         self._current: Block | None = None
         self._waiting_chars = 0
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was said yet."""
+        return self._current is None
+
     def open(self, writer: Writer) -> Block:
         if len(self._blocks) >= MAX_BLOCKS:
             raise UpstreamError(f"The model backend sent more than {MAX_BLOCKS} pieces of output.")

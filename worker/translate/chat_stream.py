@@ -30,7 +30,7 @@ from worker.translate.chat_chunk import (
 )
 from worker.translate.chat_state import Thoughts
 from worker.translate.citations import Citations
-from worker.translate.errors import garbage_error, stream_error
+from worker.translate.errors import garbage_error, stream_error, unfinished_error
 from worker.translate.think import ThinkSplitter
 
 FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter", "failed"]] = {
@@ -150,7 +150,7 @@ class ChatStream:
             fault = error.message
         way = FINISHES.get(self._finish, "completed")
         if not self._finish:
-            fault = "The model backend's stream ended without saying why."
+            fault = unfinished_error().message
         elif way == "failed":
             fault = f"The model backend gave up ({self._finish})."
         if fault is not None and not self._last:  # nothing came: another try may help

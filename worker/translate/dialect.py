@@ -64,7 +64,8 @@ class Answer(Protocol):
         ...
 
     def end(self) -> Ending:
-        """How it ends, now that nothing more comes; the last of it is emitted before."""
+        """How it ends, now that nothing more comes; the last of it is emitted before. Raises ``UpstreamError`` when it broke
+        before anything was said: then another try may help."""
         ...
 
 

@@ -75,6 +75,11 @@ def garbage_error() -> UpstreamError:
     return UpstreamError("The model backend sent something that cannot be read.", retryable=True)
 
 
+def unfinished_error() -> UpstreamError:
+    """A stream that just stopped. Where nothing of it was said, another try may help."""
+    return UpstreamError("The model backend's stream ended without saying why.", retryable=True, max_tries=2)
+
+
 def parse_retry_after(text: str | None, now: float) -> float | None:
     """Seconds to wait, at most ``MAX_RETRY_AFTER_S``; ``None`` for junk."""
     text = (text or "").strip()

@@ -19,7 +19,7 @@ from worker.translate.blocks import Block, Blocks
 from worker.translate.chat_calls import Offered
 from worker.translate.chat_chunk import join_texts
 from worker.translate.dialect import State
-from worker.translate.errors import garbage_error, stream_error
+from worker.translate.errors import garbage_error, stream_error, unfinished_error
 from worker.translate.responses_events import (
     ResponsesEvent,
     Theirs,
@@ -120,14 +120,17 @@ class ResponsesStream:
         """It never pauses."""
 
     def end(self) -> Ending:
-        """How the answer ends, now that nothing more comes; the last of it is emitted before."""
+        """How the answer ends, now that nothing more comes; the last of it is emitted before. Raises ``UpstreamError`` when
+        nothing came at all."""
         try:
             self._blocks.finish()
         except UpstreamError as error:
             return Ending("failed", self._usage, error=ResponseError("server_error", error.message))
         if not self._end:
-            fault = ResponseError("server_error", "The model backend's stream ended without saying why.")
-            return Ending("failed", self._usage, error=fault)
+            broken = unfinished_error()
+            if self._blocks.silent:
+                raise broken
+            return Ending("failed", self._usage, error=ResponseError(broken.code, broken.message))
         if self._end == "incomplete":
             if self._reason == "content_filter":
                 return Ending("incomplete", self._usage, reason="content_filter")

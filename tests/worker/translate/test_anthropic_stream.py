@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from shared.core.emitter import Emitter
 from shared.core.profiles import PROFILES, Profile
+from shared.core.responses import draft
 from shared.core.tools import offers
 from shared.errors import UpstreamError
 from shared.wire.items import CustomTool, FunctionCall, FunctionTool, Message, OutputText, Reasoning
+from shared.wire.requests import Request
 from shared.wire.responses import Response
 from support.answers import STATE, body_of, captured, data_of, frames_of, outcome, pieces, run
 from worker.translate.anthropic_messages import family_of
@@ -78,7 +80,9 @@ def read_naively(body: bytes) -> dict[str, Any]:
         None: ("failed", None, "server_error"),
     }
     status, why, error = ways.get(reason, ("completed", None, None))
-    said = found | {"calls": [blocks[index] for index in sorted(blocks)], "usage": [read, cached, made, 0]}
+    silent = reason is None and not any(found.values()) and not blocks  # then it is tried again
+    said = found | {"calls": [blocks[index] for index in sorted(blocks)]}
+    said["usage"] = None if silent else [read, cached, made, 0]
     return {"status": status, "reason": why, "error": error, **said}
 
 
@@ -87,6 +91,14 @@ def test_captures(name: str) -> None:
     body = body_of(name)
     response, _ = run(lambda emit: AnthropicStream(emit, GENERIC, ANYTHING, STATE), [body])
     assert outcome(response) == read_naively(body)
+
+
+def test_a_stream_that_just_stops_is_tried_again_while_it_said_nothing() -> None:
+    answer = AnthropicStream(Emitter(draft(Request(id="r", created_at=1, model="m"))), GENERIC, ANYTHING, STATE)
+    answer.feed(json.dumps(start(0)).encode())
+    with pytest.raises(UpstreamError) as found:
+        answer.end()
+    assert (found.value.retryable, found.value.max_tries) == (True, 2)
 
 
 def test_there_are_captures_of_both_programs() -> None:
