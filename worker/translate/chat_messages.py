@@ -109,7 +109,8 @@ class _Writer:
             self._thoughts = Recalled()
         else:
             self._close_turn()
-            self._thoughts = Recalled()
+            if self._thoughts:
+                self._thoughts = Recalled()
             role = self._profile.system_role if item.role == "developer" else item.role
             self.say(role, _content(item.content))
 

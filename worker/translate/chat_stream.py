@@ -31,6 +31,7 @@ from worker.translate.chat_chunk import (
 from worker.translate.chat_state import Thoughts
 from worker.translate.citations import Citations
 from worker.translate.errors import garbage_error, stream_error, unfinished_error
+from worker.translate.text_slot import TextSlot
 from worker.translate.think import ThinkSplitter
 
 FINISHES: Mapping[str, Literal["completed", "max_output_tokens", "content_filter", "failed"]] = {
@@ -79,6 +80,7 @@ class ChatStream:
         self._last: Literal["", "text", "reasoning", "call"] = ""  # what came last
         self._space = ""  # white space behind it, of a text
         self._hush = ""  # the same, of reasoning
+        self._slot = TextSlot(lambda data: only_text(decode_chunk(data)[0]))
 
     @property
     def ended(self) -> bool:
@@ -100,9 +102,13 @@ class ChatStream:
         try:
             if event == "error":
                 raise stream_error(data)
+            if self._goes_on and (text := self._slot.find(data)):
+                self._emit.text(text)
+                return
             chunk, torn = decode_chunk(data)
             self._torn = self._torn or torn
             if self._goes_on and (text := only_text(chunk)):
+                self._slot.learn(data, text)
                 self._emit.text(text)
                 return
             self._read(chunk)

@@ -26,15 +26,13 @@ end
 
 local function take(id, lane, order)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled', 'tenant')
+  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled', 'tenant', 'attempt', 'v')
   if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
-  local version = newer(r)
-  if version then
-    table.insert(skipped, {lane, order, id, version})
+  if v[9] and tonumber(v[9]) > SCHEMA then
+    table.insert(skipped, {lane, order, id, v[9]})
     return
   end
-  redis.call('HINCRBY', r, 'attempt', 1)
-  redis.call('HSET', r, 'status', 'in_progress', 'owner', worker)
+  redis.call('HSET', r, 'attempt', v[8] + 1, 'status', 'in_progress', 'owner', worker)
   running(v[7], 1)
   redis.call('ZADD', P .. 'live', t + lease, id)
   local begin = redis.call('HGET', b, 'begin')
@@ -61,13 +59,14 @@ end
 if tonumber(last[1] or 0) > tonumber(ARGV[2]) then return rows end -- late: nobody waits for it any more
 local left = 0
 for i = 5, #ARGV do
-  local popped = true
-  while popped and #ids < wanted and #skipped < MAX_SKIPPED do
-    local members = redis.call('ZPOPMIN', QUEUE .. ARGV[i], wanted - #ids)
+  local more = true
+  while more and #ids < wanted and #skipped < MAX_SKIPPED do
+    local asked = wanted - #ids
+    local members = redis.call('ZPOPMIN', QUEUE .. ARGV[i], asked)
     for m = 1, #members, 2 do take(string.sub(members[m], #TAG + 2), ARGV[i], members[m + 1]) end
-    popped = #members > 0
+    more = #members == 2 * asked
   end
-  left = left + redis.call('ZCARD', QUEUE .. ARGV[i])
+  if more then left = left + redis.call('ZCARD', QUEUE .. ARGV[i]) end
 end
 for _, each in ipairs(skipped) do -- not counted as left: a bell would wake us for nothing
   redis.call('ZADD', QUEUE .. each[1], each[2], TAG .. ':' .. each[3])

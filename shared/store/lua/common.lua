@@ -15,9 +15,13 @@ local RUN_FIELDS = {'inboxes', 'owner', 'lane', 'order', 'waits', 'crashes', 'tr
 local DAY_S = 86400
 local IDEMPOTENT_S = DAY_S      -- how long an Idempotency-Key counts, if its response lives so long
 
-local function now()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + t[2] / 1000
+local started
+local function now() -- stands still while a script runs
+  if not started then
+    local t = redis.call('TIME')
+    started = t[1] * 1000 + t[2] / 1000
+  end
+  return started
 end
 
 -- A record of a newer version is left to processes of that version: nothing is read of it, and nothing written.
@@ -66,12 +70,16 @@ local function ring()
   end
 end
 
--- Into its lane at its old place. Waiting is membership in a queue, not a status.
-local function enqueue(id, lane, order, t)
-  redis.call('HSET', P .. 'r:' .. id, 'waits', t)
+-- Into its lane at its old place; waits on its record is t. Waiting is membership in a queue, not a status.
+local function line_up(id, lane, order, t)
   redis.call('ZADD', QUEUE .. lane, order, TAG .. ':' .. id)
   redis.call('ZADD', P .. 'live', t + LOOK_MS, id)
   ring()
+end
+
+local function enqueue(id, lane, order, t)
+  redis.call('HSET', P .. 'r:' .. id, 'waits', t)
+  line_up(id, lane, order, t)
 end
 
 local function log(id, first, count, frames)
@@ -203,7 +211,7 @@ end
 -- attempts tells of the calls to backends, nil when there is nothing to tell.
 local function settle(id, status, first, count, frames, object, size, attempts)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store', 'tenant', 'owner')
+  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store', 'tenant', 'owner', 'attempt', 'attempts')
   local output = keep_object(b, object, size)
   local conversation = redis.call('HGET', b, 'conversation')
   if conversation then end_turn(conversation, id, status, output) end
@@ -221,9 +229,9 @@ local function settle(id, status, first, count, frames, object, size, attempts)
   else
     tell(v[3], 's ' .. id .. ' ' .. status .. ' ' .. (attempts or '-'), object)
   end
-  if attempts then redis.call('HSET', r, 'attempts', attempts) end
-  redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now())
-  redis.call('HDEL', b, 'begin')
+  redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now(),
+    'attempts', attempts or v[9] or '')
+  if v[8] == '0' then redis.call('HDEL', b, 'begin') end -- nobody has claimed it
   redis.call('EXPIRE', r, v[2])
   if (v[1] == '1' or size > PACK_BYTES) and tonumber(v[2]) * 1000 > 2 * PACK_MS then
     redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)
@@ -236,8 +244,7 @@ local function settle(id, status, first, count, frames, object, size, attempts)
   redis.call('ZREM', P .. 'live', id)
   redis.call('ZREM', QUEUE .. v[4], TAG .. ':' .. id)
   unfinished(v[6], v[7])
-  redis.call('HINCRBY', P .. 'ends', status, 1)
-  redis.call('EXPIRE', P .. 'ends', DAY_S)
+  if redis.call('HINCRBY', P .. 'ends', status, 1) == 1 then redis.call('EXPIRE', P .. 'ends', DAY_S) end -- tick renews it
 end
 
 -- Redis time once a second from every process. A gap means that Redis was away: leases then get one full lease more.

@@ -50,7 +50,7 @@ local count = tonumber(ARGV[17])
 redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
   'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'owner', '',
   'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
-  'seq', count, 'created', t, 'order', order)
+  'seq', count, 'created', t, 'order', order, 'waits', t)
 redis.call('SET', P .. 'q:' .. id, ARGV[12])
 redis.call('HSET', P .. 'b:' .. id, 'v', SCHEMA, 'parent', parent, 'input', ARGV[14], 'refs', 0,
   'object', ARGV[13], 'begin', ARGV[18])
@@ -65,5 +65,5 @@ end
 redis.call('SET', JOB .. id, ARGV[15])
 if count > 0 then log(id, 0, count, ARGV[16]) end
 redis.call('HINCRBY', P .. 't:' .. ARGV[2], 'active', 1)
-enqueue(id, lane, order, t)
+line_up(id, lane, order, t)
 return {'ok'}
