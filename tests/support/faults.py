@@ -16,6 +16,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from fakes.upstream import DONE, Call, FakeUpstream, Script, Step, by_phrases, chunk, send, start, usage, wait
+from shared.store.processes import heartbeat_key, living
 from support.checker import assert_kept, judge
 from support.clients import RawClient, RawStream
 from support.contract import TERMINAL
@@ -168,7 +169,8 @@ async def maxmemory(redis: Redis, *, used: bool = True) -> AsyncIterator[None]:
 
 async def signs_of_life(redis: Redis) -> None:
     """Another one of each front end that lives."""
-    left = {key: await redis.pttl(key) for key in await redis.keys("rs:f:*")}
+    front_ends = [heartbeat_key(name) for name in await living(redis) if name.startswith("f-")]
+    left = {key: await redis.pttl(key) for key in front_ends}
     async with asyncio.timeout(WAIT_S):
         while left:
             await asyncio.sleep(0.02)  # between two looks
