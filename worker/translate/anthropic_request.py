@@ -19,6 +19,7 @@ from shared.wire.items import (
     JsonSchemaFormat,
 )
 from worker.translate.anthropic_messages import Json, plan_turns
+from worker.translate.bodies import merge, plan_params
 from worker.translate.custom_tools import plan_function
 from worker.translate.dialect import Ask
 
@@ -30,7 +31,7 @@ EFFORTS: Mapping[str, str] = {"minimal": "low"}
 """Ours to theirs, where they differ."""
 JSON_TOOL = "json_answer"
 """What a forced tool for structured output is called, unless the format has a name."""
-_SAME_NAME: tuple[OptionalParam, ...] = ("temperature", "top_p", "top_k")
+_PARAMS: tuple[OptionalParam, ...] = ("temperature", "top_p", "top_k", "stop", "safety_identifier")
 _NO_PARAMETERS: Json = {"type": "object", "properties": {}}
 
 
@@ -52,17 +53,12 @@ def plan_body(ask: Ask) -> Json:
     dropped = profile.drop_params
     if thinking.get("type") in ("enabled", "adaptive"):
         dropped = dropped | profile.thinking_drops
-    for name in _SAME_NAME:
-        value = getattr(request, name)
-        if value is not None and name not in dropped:
-            body[name] = value
-    for clamped, (least, greatest) in profile.clamp.items():
-        if clamped in body:
-            body[clamped] = min(max(body[clamped], least), greatest)
-    if request.stop and "stop" not in dropped:
-        body["stop_sequences"] = [request.stop] if isinstance(request.stop, str) else request.stop
-    if request.safety_identifier is not None and "safety_identifier" not in dropped:
-        body["metadata"] = {"user_id": request.safety_identifier}
+    said = plan_params(request, profile, _PARAMS, dropped)
+    if stop := said.pop("stop", None):
+        said["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    if (user := said.pop("safety_identifier", None)) is not None:
+        said["metadata"] = {"user_id": user}
+    body |= said
     if tools:
         body["tools"] = tools
     if choice:
@@ -71,8 +67,7 @@ def plan_body(ask: Ask) -> Json:
         body["thinking"] = thinking
     if config := _output_config(ask):
         body["output_config"] = config
-    for key, value in profile.extra_body.items():
-        body[key] = {**body[key], **value} if isinstance(value, dict) and isinstance(body.get(key), dict) else value
+    merge(body, profile.extra_body)
     return body
 
 

@@ -4,7 +4,6 @@ The answer is always streamed: that gives cancellation, idle timers and partial 
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any, cast
 
 import msgspec
@@ -21,6 +20,7 @@ from shared.wire.items import (
     JsonSchemaFormat,
 )
 from shared.wire.requests import Request
+from worker.translate.bodies import merge, plan_params, say_schema
 from worker.translate.chat_calls import Offered
 from worker.translate.chat_messages import NOTHING_KEPT, Json, plan_messages
 from worker.translate.custom_tools import plan_function
@@ -51,23 +51,14 @@ def encode_chat(
 ) -> bytes:
     """*items* is the whole context in order, without the request's instructions; *model* the backend's own name; *states*
     what its family wants back, by the place of the reasoning item."""
-    wanted = [request.instructions, _schema_in_words(request, profile)]
+    wanted = [request.instructions, say_schema(request, profile)]
     messages = plan_messages("\n\n".join(text for text in wanted if text), items, profile, states)
     body: Json = {"model": model, "messages": messages, "stream": True}
     if profile.include_usage:
         body["stream_options"] = {"include_usage": True}
     if request.max_output_tokens is not None:
         body[profile.max_tokens_field] = request.max_output_tokens
-    for name in _SAME_NAME:
-        value = getattr(request, name)
-        if value is not None and name not in profile.drop_params:
-            body[name] = value
-    for name in ("user", "safety_identifier") if profile.hash_identifiers else ():
-        if name in body:
-            body[name] = sha256(body[name].encode()).hexdigest()
-    for clamped, (least, most) in profile.clamp.items():
-        if clamped in body:
-            body[clamped] = min(max(body[clamped], least), most)
+    body |= plan_params(request, profile, _SAME_NAME)
     if request.service_tier != "default" and "service_tier" not in profile.drop_params:
         body["service_tier"] = request.service_tier
     if profile.logprobs and (request.top_logprobs or "message.output_text.logprobs" in request.include):
@@ -76,8 +67,8 @@ def encode_chat(
             body["top_logprobs"] = request.top_logprobs
     body |= _tools(request, profile)
     body |= _response_format(request, profile)
-    _merge(body, _effort(request, profile))
-    _merge(body, profile.extra_body)
+    merge(body, _effort(request, profile))
+    merge(body, profile.extra_body)
     return msgspec.json.encode(body)
 
 
@@ -144,16 +135,6 @@ def _response_format(request: Request, profile: Profile) -> Json:
     return {}
 
 
-def _schema_in_words(request: Request, profile: Profile) -> str:
-    """For servers that can promise an object, but not of which form: the model is told."""
-    wanted = request.format
-    forced = isinstance(request.tool_choice, FunctionChoice | CustomChoice)
-    if profile.response_format != "object" or forced or not isinstance(wanted, JsonSchemaFormat):
-        return ""
-    schema = msgspec.json.encode(wanted.schema).decode()
-    return f"Answer with one JSON object that fits this JSON Schema, and with nothing else:\n{schema}"
-
-
 def _effort(request: Request, profile: Profile) -> Json:
     effort = request.reasoning.effort if request.reasoning is not None else None
     if effort is None:
@@ -166,14 +147,3 @@ def _effort(request: Request, profile: Profile) -> Json:
     for name in reversed(profile.effort_path):
         said = {name: said}
     return cast(Json, said)
-
-
-def _merge(body: Json, more: Json) -> None:
-    """*more* over *body*, objects within objects, too. *more* itself is never changed."""
-    for name, value in more.items():
-        if isinstance(value, dict):
-            inner = body.get(name)
-            body[name] = dict(inner) if isinstance(inner, dict) else {}
-            _merge(body[name], value)
-        else:
-            body[name] = value

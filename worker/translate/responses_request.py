@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shared.core.profiles import Profile
+from shared.core.profiles import OptionalParam, Profile
 from shared.core.tools import Offer, fits, joined_name, limit, offers
 from shared.wire.items import (
     AllowedTools,
@@ -30,15 +30,14 @@ from shared.wire.items import (
     Reasoning,
     Refusal,
 )
+from worker.translate.bodies import merge, plan_params, say_schema
 from worker.translate.custom_tools import plan_function, wrap
 from worker.translate.dialect import Ask
 from worker.translate.state import Kept, open_states
 
 Json = dict[str, Any]
 
-SAME_NAME = (
-    "instructions",
-    "max_output_tokens",
+_PARAMS: tuple[OptionalParam, ...] = (
     "temperature",
     "top_p",
     "prompt_cache_key",
@@ -61,13 +60,12 @@ _NO_PARAMETERS: Json = {"type": "object", "properties": {}}
 def encode_responses(ask: Ask) -> bytes:
     request, profile = ask.request, ask.profile
     body: Json = {"model": ask.model, "input": plan_input(ask), "stream": True, "store": False}
-    for name in SAME_NAME:
-        value = getattr(request, name)
-        if value is not None and name not in profile.drop_params:
-            body[name] = value
-    for clamped, (least, most) in profile.clamp.items():
-        if clamped in body:
-            body[clamped] = min(max(body[clamped], least), most)
+    told = [request.instructions, say_schema(request, profile)]
+    if instructions := "\n\n".join(text for text in told if text):
+        body["instructions"] = instructions
+    if request.max_output_tokens is not None:
+        body["max_output_tokens"] = request.max_output_tokens
+    body |= plan_params(request, profile, _PARAMS)
     if request.service_tier != "default" and "service_tier" not in profile.drop_params:
         body["service_tier"] = request.service_tier
     if request.truncation == "auto" and profile.responses_trusted:
@@ -89,7 +87,8 @@ def encode_responses(ask: Ask) -> bytes:
         body["top_logprobs"] = request.top_logprobs or 0
     if include:
         body["include"] = include
-    return msgspec.json.encode(body | profile.extra_body)
+    merge(body, profile.extra_body)
+    return msgspec.json.encode(body)
 
 
 def plan_input(ask: Ask) -> list[Json]:

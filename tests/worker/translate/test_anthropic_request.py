@@ -315,6 +315,11 @@ def test_parameters() -> None:
     ]  # fmt: skip
 
 
+def test_identifiers_are_hashed_where_the_profile_says_so() -> None:
+    hashing = spoken(Profile(hash_identifiers=True), "anthropic")
+    assert len(body(profile=hashing, safety_identifier="ada")["metadata"]["user_id"]) == 64
+
+
 def test_what_thinking_leaves_out_is_named() -> None:
     request = ask(reasoning=ReasoningEcho("low"), temperature=0.5, top_p=0.9).request
     assert left_out(request, CLAUDE) == ["temperature", "top_p"]

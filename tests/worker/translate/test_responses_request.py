@@ -1,8 +1,10 @@
 """What a call to another server of the Responses API says for a request of ours."""
 
+import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.core.fitness import left_out
@@ -177,3 +179,20 @@ def test_parameters() -> None:
     }  # fmt: skip
     request = Request(id="resp_1", created_at=1, model="m", **given)
     assert left_out(request, OPENAI) == ["presence_penalty", "seed", "stop", "top_k"]
+
+
+def test_a_schema_is_said_in_words_where_only_an_object_can_be_promised() -> None:
+    zai = spoken(PROFILES["zai"], "responses")
+    asked = {"format": JsonSchemaFormat("n", SCHEMA), "instructions": "Be brief."}
+    found = body(profile=zai, **asked)
+    assert found["text"] == {"format": {"type": "json_object"}}
+    assert found["instructions"].startswith("Be brief.\n\nAnswer with one JSON object that fits")
+    assert json.dumps(SCHEMA, separators=(",", ":")) in found["instructions"]
+    assert body(profile=GENERIC, **asked)["instructions"] == "Be brief."
+
+
+def test_identifiers_are_hashed_and_an_operators_keys_go_into_what_is_there() -> None:
+    profile = msgspec.structs.replace(OPENAI, hash_identifiers=True, extra_body={"reasoning": {"summary": "auto"}})
+    found = body(profile=profile, user="ada", safety_identifier="ada", reasoning=ReasoningEcho(effort="low"))
+    assert found["user"] == found["safety_identifier"] == hashlib.sha256(b"ada").hexdigest()
+    assert found["reasoning"] == {"effort": "low", "summary": "auto"}
