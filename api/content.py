@@ -11,6 +11,7 @@ from shared.wire.items import InputAudio, InputFile, InputImage, InputText, Mess
 MAX_IMAGE_URL_CHARS = 20_971_520
 MAX_FILE_DATA_CHARS = 73_400_320
 MAX_FILENAME_CHARS = 1024
+MAX_FILE_URL_CHARS = 8192
 
 _DATA_URL = re.compile(r"data:([A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)(?:;[A-Za-z0-9.+-]+=[^;,]*)*;base64,")
 _MAX_HEAD_CHARS = 256
@@ -40,24 +41,39 @@ def _check_part(part: MessagePart, path: str) -> None:
                 raise _missing(f"{path}.image_url")
             _check_image_url(part.image_url, f"{path}.image_url")
         case InputFile():
-            for name in ("file_id", "file_url"):
-                if getattr(part, name) is not None:
-                    raise _not_stored(f"{path}.{name}")
-            if part.file_data is None:
-                raise _missing(f"{path}.file_data")
-            check_length(part.filename, f"{path}.filename", MAX_FILENAME_CHARS)
-            check_length(part.file_data, f"{path}.file_data", MAX_FILE_DATA_CHARS)
-            if part.file_data.startswith("data:"):
-                _check_data_url(part.file_data, f"{path}.file_data", "")
-            elif not part.file_data:
-                raise _missing(f"{path}.file_data")
+            _check_file(part, path)
+
+
+def _check_file(part: InputFile, path: str) -> None:
+    """Its data, or an address that the backend may fetch: which ones do is known from their profiles."""
+    if part.file_id is not None:
+        raise _not_stored(f"{path}.file_id")
+    check_length(part.filename, f"{path}.filename", MAX_FILENAME_CHARS)
+    if part.file_url is not None:
+        if part.file_data is not None:
+            message = f"Mutually exclusive parameters: '{path}.file_data' and '{path}.file_url'."
+            raise InvalidRequest(message, param=f"{path}.file_url", code="mutually_exclusive_parameters")
+        check_length(part.file_url, f"{path}.file_url", MAX_FILE_URL_CHARS)
+        _check_address(part.file_url, f"{path}.file_url")
+        return
+    if not part.file_data:
+        raise _missing(f"{path}.file_data")
+    check_length(part.file_data, f"{path}.file_data", MAX_FILE_DATA_CHARS)
+    if part.file_data.startswith("data:"):
+        _check_data_url(part.file_data, f"{path}.file_data", "")
 
 
 def _check_image_url(url: str, path: str) -> None:
     check_length(url, path, MAX_IMAGE_URL_CHARS)
     if url.startswith("data:"):
         _check_data_url(url, path, "image/")
-    elif not re.match(r"https?://[^\s/]", url):
+    else:
+        _check_address(url, path)
+
+
+def _check_address(url: str, path: str) -> None:
+    """Only its form; nothing is fetched here."""
+    if not re.match(r"https?://[^\s/]", url):
         message = f"Invalid '{path}'. Expected a valid URL, but got a value with an invalid format."
         raise InvalidRequest(message, param=path, code="invalid_value")
 

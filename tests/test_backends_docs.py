@@ -19,9 +19,11 @@ def table() -> list[str]:
 
 def row(name: str, profile: Profile) -> str:
     media = {"images": profile.vision, "files": profile.file, "audio": profile.audio}
+    by_address = {"images": (" as data", ""), "files": ("", " also by address"), "audio": ("", "")}
     choices = [choice for choice in ("none", "required", "function") if choice in profile.tool_choices]
     formats = {"none": [], "object": ["`json_object`"], "schema": ["`json_schema`"]}[profile.response_format]
-    takes = [*(kind for kind, able in media.items() if able), *formats]
+    takes = [f"{kind}{by_address[kind][kind in profile.fetches]}" for kind, able in media.items() if able]
+    takes += formats
     takes.append(f"`tool_choice` {', '.join(choices)}" if choices else "no `tool_choice`")
     takes += ["logprobs"] if profile.logprobs else []
     takes.append(effort(profile))

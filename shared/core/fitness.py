@@ -118,3 +118,15 @@ def _unreadable(item: StoredItem, path: str, profile: Profile) -> Iterator[Misfi
         ):
             if isinstance(part, kind) and not able:
                 yield Misfit("unsupported_content", f"{place}[{k}]", what)
+        yield from _unfetched(part, f"{place}[{k}]", profile)
+
+
+def _unfetched(part: MessagePart, path: str, profile: Profile) -> Iterator[Misfit]:
+    """What is given by an address that the backend does not fetch."""
+    if isinstance(part, InputFile):
+        if part.file_url is not None and profile.file and "files" not in profile.fetches:
+            yield Misfit("unsupported_value", f"{path}.file_url", "files by their address (send 'file_data')")
+    elif isinstance(part, InputImage) and profile.vision and "images" not in profile.fetches:
+        url = part.image_url
+        if url is not None and not url.startswith("data:"):
+            yield Misfit("unsupported_value", f"{path}.image_url", "images by their address (send a data URL)")

@@ -87,6 +87,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     vision: Annotated[bool, Meta(description="Takes images.")] = True
     file: Annotated[bool, Meta(description="Takes files.")] = True
     audio: Annotated[bool, Meta(description="Takes audio.")] = False
+    fetches: Annotated[
+        frozenset[Literal["images", "files"]],
+        Meta(description="What may be given by its address, which the backend fetches; it is never fetched here."),
+    ] = frozenset({"images"})
     strict_tools: Annotated[bool, Meta(description="Takes `strict` of a function.")] = True
     tool_choices: Annotated[
         frozenset[ToolChoiceValue],
@@ -216,6 +220,7 @@ PROFILES: Mapping[Preset, Profile] = {
         reasoning_in=("reasoning", "reasoning_content"),
         reasoning_out="reasoning",
         strict_tools=False,
+        fetches=frozenset(),
         tool_choices=frozenset(),
         effort_map={"minimal": "low", "xhigh": "high", "max": "high"},
         drop_params=HOSTED_PARAMS,
@@ -270,6 +275,7 @@ PROFILES: Mapping[Preset, Profile] = {
     "xai": Profile(family="xai", reasoning_kind="summary", drop_params=HOSTED_PARAMS | PENALTIES | {"stop"}),
     "openrouter": Profile(
         family="openrouter",
+        fetches=frozenset({"images", "files"}),
         reasoning_in=("reasoning", "reasoning_details", "reasoning_content"),
         reasoning_out="reasoning_details",
         effort_path=("reasoning", "effort"),
@@ -325,6 +331,7 @@ def spoken(profile: Profile, dialect: str) -> Profile:
             profile,
             auth_header="x-api-key" if profile.auth_header == "Authorization" else profile.auth_header,
             audio=False,
+            fetches=profile.fetches | {"files"},
             strict_tools=True,
             response_format="schema",
             effort_path=() if profile.thinking == "none" else ("thinking",),
@@ -336,6 +343,7 @@ def spoken(profile: Profile, dialect: str) -> Profile:
     if dialect == "responses":
         return msgspec.structs.replace(
             profile,
+            fetches=profile.fetches | {"files"},
             effort_path=("reasoning", "effort"),
             effort_bodies={},
             drop_params=profile.drop_params | (_RESPONSES_LACKS if profile.responses_trusted else frozenset()),

@@ -21,6 +21,7 @@ from shared.wire.items import (
     FunctionCall,
     FunctionCallOutput,
     FunctionTool,
+    InputFile,
     InputImage,
     InputText,
     Item,
@@ -246,6 +247,21 @@ async def test_images(dialect: Dialect) -> None:
     items: list[Item] = [Message("user", [InputText("see"), InputImage(PIXEL)])]
     _, _, body = await answered(dialect, wire(dialect, text=["a dot"]), items=items)
     assert PIXEL.partition(",")[2] in json.dumps(body)
+
+
+@wired
+async def test_an_address_is_passed_on_and_never_fetched(dialect: Dialect) -> None:
+    address = "https://nobody.invalid/c.pdf"
+    items: list[Item] = [Message("user", [InputText("see"), InputFile(file_url=address)])]
+    row = {"profile": "openrouter"} if dialect == "chat" else {}
+    found, _, body = await answered(dialect, wire(dialect, text=["a page"]), items=items, row=row)
+    assert found["text"] == "a page"
+    parts = {
+        "chat": {"type": "file", "file": {"file_data": address}},
+        "responses": {"type": "input_file", "file_url": address},
+        "anthropic": {"type": "document", "source": {"type": "url", "url": address}},
+    }
+    assert json.dumps(parts[dialect]) in json.dumps(body)
 
 
 @wired

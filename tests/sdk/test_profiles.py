@@ -95,6 +95,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "unsupported_content",
         "input[0].content[0]",
     ),
+    (
+        "seeing",
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://a.b/c.pdf"}]}]},
+        "unsupported_value",
+        "input[0].content[0].file_url",
+    ),
 ]
 
 

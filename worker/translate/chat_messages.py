@@ -230,7 +230,7 @@ def _part(part: MessagePart) -> Json:
         image = {"url": part.image_url} if part.detail is None else {"url": part.image_url, "detail": part.detail}
         return {"type": "image_url", "image_url": image}
     if isinstance(part, InputFile):
-        known = {"filename": part.filename, "file_data": part.file_data, "file_id": part.file_id}
+        known = {"filename": part.filename, "file_data": part.file_data or part.file_url, "file_id": part.file_id}
         return {"type": "file", "file": {name: value for name, value in known.items() if value is not None}}
     if isinstance(part, InputAudio):
         return {"type": "input_audio", "input_audio": msgspec.structs.asdict(part.input_audio)}

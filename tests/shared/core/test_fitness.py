@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.core.fitness import left_out, misfits
-from shared.core.profiles import PROFILES, Profile
+from shared.core.profiles import PROFILES, Preset, Profile, spoken
 from shared.wire.conversations import ConversationRef
 from shared.wire.items import (
     AudioData,
@@ -48,6 +48,32 @@ CONTENT: list[tuple[Item, str]] = [
     (FunctionCallOutput("c", [InputText("x"), IMAGE]), "input[0].output[1]"),
     (CustomToolCallOutput("c", [FILE]), "input[0].output[0]"),
 ]
+
+
+ADDRESSES: list[tuple[Preset, str, bool, bool]] = [
+    ("generic", "chat", True, False),
+    ("openai", "chat", True, False),
+    ("openrouter", "chat", True, True),
+    ("ollama", "chat", False, False),
+    ("generic", "anthropic", True, True),
+    ("anthropic", "anthropic", True, True),
+    ("openai", "responses", True, True),
+]
+
+
+@pytest.mark.parametrize(("preset", "dialect", "images", "files"), ADDRESSES)
+def test_addresses_are_for_backends_that_fetch(preset: Preset, dialect: str, *, images: bool, files: bool) -> None:
+    profile = spoken(PROFILES[preset], dialect)
+    picture = ("input[0].content[0].image_url", images)
+    document = ("input[0].output[0].file_url" if profile.file else "input[0].output[0]", files)
+    for item, (path, able) in (
+        (Message("user", [IMAGE]), picture),
+        (FunctionCallOutput("c", [InputFile(file_url="https://h/f.pdf")]), document),
+    ):
+        code = "unsupported_value" if path.endswith("_url") else "unsupported_content"
+        assert refused(profile, item) == ([] if able else [(code, path)])
+        assert refused(profile, history=(item,)) == ([] if able else [(code, "previous_response_id")])
+    assert refused(profile, Message("user", [InputImage("data:image/png;base64,AA==")])) == []
 
 
 @pytest.mark.parametrize(("item", "path"), CONTENT)
