@@ -22,6 +22,9 @@ RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)}) - {501, 505}
 SILENT = frozenset({401, 402, 403, 404, 407})
 """The operator's fault: the text may hold a key, an account or an address."""
 
+VAGUE = frozenset({500, 502})
+"""What a gateway says of whatever failed behind it: a status that the body names tells more."""
+
 _RATE = frozenset(
     {"rate_limit_error", "rate_limit_exceeded", "rate_limit_reached_error", "throttling_error", "too_many_requests"}
     | {"resource_exhausted", "insufficient_quota"}
@@ -54,7 +57,9 @@ class _Fault:
 
 def upstream_error(status: int, body: bytes, retry_after: str | None, now: float) -> UpstreamError:
     """From an HTTP answer that is not a stream. *now* is Unix seconds, for a Retry-After that is a date."""
-    error = _judge(status, _read_fault(_parse(body)), f"The model backend answered {status}")
+    fault = _read_fault(_parse(body))
+    judged = fault.status or status if status in VAGUE else status
+    error = _judge(judged, fault, f"The model backend answered {status}")
     error.retry_after_s = parse_retry_after(retry_after, now)
     return error
 

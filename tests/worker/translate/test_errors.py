@@ -214,3 +214,27 @@ def test_the_error_type_of_tgi() -> None:
     assert (error.code, error.retryable) == ("server_error", True)
     error = stream_error(b'{"error":"Input validation error","error_type":"validation"}')
     assert (error.code, error.retryable) == ("invalid_prompt", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "code", "retryable"),
+    [
+        (500, "429", "rate_limit_exceeded", True),
+        (502, 429, "rate_limit_exceeded", True),
+        (500, 400, "invalid_prompt", False),
+        (500, "401", "server_error", False),
+        (500, "503", "server_error", True),
+        (500, 1302, "server_error", True),  # a code of its own
+        (503, 400, "server_error", True),
+        (429, 500, "rate_limit_exceeded", True),
+        (400, 500, "invalid_prompt", False),
+    ],
+)
+def test_a_status_in_the_body_tells_more_than_a_vague_one(status: int, named: Any, code: str, retryable: bool) -> None:
+    for body in (
+        {"error": {"message": "why", "type": "throttled", "code": named}},
+        f'data: {{"error":{{"message":"why","code":{json.dumps(named)}}}}}\n\ndata: [DONE]\n\n'.encode(),
+    ):
+        error = answer(status, body)
+        assert (error.code, error.retryable) == (code, retryable)
+        assert error.message.startswith(f"The model backend answered {status}")
