@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-ReasoningField = Literal["reasoning_content", "reasoning", "reasoning_details"]
+ReasoningField = Literal["reasoning_content", "reasoning", "thinking", "reasoning_details"]
 ToolChoiceValue = Literal["none", "required", "function"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 OptionalParam = Literal[
@@ -137,7 +137,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_in: Annotated[
         tuple[ReasoningField, ...],
         Meta(description="The first of these that has text is read; they are never added up."),
-    ] = ("reasoning_content", "reasoning")
+    ] = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
     reasoning_kind: Annotated[
         Literal["raw", "summary", "hidden"],
         Meta(description="Shown as `reasoning_text`, as a summary, or not at all (but kept for the next turn)."),

@@ -28,7 +28,7 @@ from worker.translate.anthropic_events import (
 )
 from worker.translate.anthropic_messages import family_of
 from worker.translate.blocks import Block, Blocks
-from worker.translate.chat_calls import Offered
+from worker.translate.chat_calls import Offered, compact
 from worker.translate.chat_chunk import whole_text
 from worker.translate.dialect import State
 from worker.translate.errors import stream_error, unfinished_error
@@ -85,8 +85,15 @@ class AnthropicStream:
 
     def feed(self, data: bytes, event: str = "") -> None:
         """One payload. Raises ``UpstreamError`` when it is an error or cannot be read."""
-        if not data or data.isspace() or self._over:
+        if not data or data.isspace() or self._over or (len(data) < 16 and data.strip() == b"[DONE]"):
             return
+        try:
+            self._read(data, event)
+        except UpstreamError:
+            if not self._stop:  # what breaks behind the end takes nothing from the answer
+                raise
+
+    def _read(self, data: bytes, event: str) -> None:
         found = decode_event(data)
         kind = found.type if isinstance(found.type, str) else event
         if kind == "error" or found.error or event == "error":
@@ -94,17 +101,21 @@ class AnthropicStream:
         if kind == "message_start" and found.message is not None:
             self._tokens.read(found.message.usage)
         elif kind == "content_block_start" and found.content_block is not None:
-            self._start(found.index, found.content_block)
+            self._start(_index(found.index), found.content_block)
         elif kind == "content_block_delta" and found.delta is not None:
-            self._add(self._find(found.index, found.delta), found.delta)
+            self._add(self._find(_index(found.index), found.delta), found.delta)
         elif kind == "content_block_stop":
-            upstream = self._by_index.get(found.index) if isinstance(found.index, int) else self._last
+            index = _index(found.index)
+            upstream = self._last if index is None else self._by_index.get(index)
             if upstream is not None:
                 self._close(upstream)
         elif kind == "message_delta":
             self._read_end(found)
         elif kind == "message_stop":
+            self._tokens.read(found.usage)
             self._over = bool(self._stop)
+        elif kind == "message":  # a whole one, as the payload of a stream
+            self.feed_whole(data)
 
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream: a whole message, or a stream all the same."""
@@ -138,7 +149,7 @@ class AnthropicStream:
         usage = self._tokens.usage()
         try:
             for upstream in self._by_index.values():
-                self._keep(upstream)
+                self._close(upstream)
             self._blocks.finish()
         except UpstreamError as error:
             return Ending("failed", usage, error=ResponseError("server_error", error.message))
@@ -155,8 +166,8 @@ class AnthropicStream:
             return Ending("incomplete", usage, reason=way)
         return Ending("completed", usage)
 
-    def _start(self, index: Any, raw: dict[str, Any]) -> None:
-        index = index if isinstance(index, int) else len(self._by_index)
+    def _start(self, index: int | None, raw: dict[str, Any]) -> None:
+        index = len(self._by_index) if index is None else index
         if index in self._by_index:
             self._close(self._by_index[index])
         upstream = self._open(raw)
@@ -186,18 +197,21 @@ class AnthropicStream:
     def _upstream(self, raw: dict[str, Any], writer: TextWriter | ReasoningWriter | CallWriter) -> "_Upstream":
         return _Upstream(raw, self._blocks.open(writer), writer)
 
-    def _find(self, index: Any, delta: Delta) -> "_Upstream":
+    def _find(self, index: int | None, delta: Delta) -> "_Upstream":
         """The block of a delta; one that was never started is opened by what the delta holds."""
-        if not isinstance(index, int) and self._last is not None:
+        if index is None and self._last is not None:
             return self._last
         if index not in self._by_index:
             kind = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}.get(delta.type)
             self._start(index, {"type": kind or "tool_use"})
-        return self._by_index[index] if isinstance(index, int) else self._by_index[len(self._by_index) - 1]
+        return self._by_index[len(self._by_index) - 1 if index is None else index]
 
     def _add(self, upstream: "_Upstream", delta: Delta) -> None:
         for name in ("text", "thinking", "signature", "partial_json"):
-            if isinstance(piece := getattr(delta, name), str) and piece:
+            piece = getattr(delta, name)
+            if name == "partial_json" and isinstance(piece, dict):
+                piece = compact(piece)
+            if isinstance(piece, str) and piece:
                 upstream.pieces.setdefault(name, []).append(piece)
                 self._say(upstream, name, piece)
         if delta.citation is not None:
@@ -227,7 +241,8 @@ class AnthropicStream:
         if block is None or block.over:
             return
         if isinstance(upstream.writer, CallWriter) and "partial_json" not in upstream.pieces and upstream.content.input:
-            self._say(upstream, "partial_json", _compact(upstream.content.input))
+            given = upstream.content.input
+            self._say(upstream, "partial_json", given if isinstance(given, str) else compact(given))
         self._keep(upstream)
         for citation in upstream.citations:
             self._blocks.tell(block, self._cite, upstream, citation)
@@ -319,5 +334,8 @@ def _whole(content: ContentBlock) -> list[Delta]:
     return [said, *(Delta(citation=citation) for citation in cited)]
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _index(value: Any) -> int | None:
+    """Of a block; ``None`` where it is not told. Some write it as text, or as 0.0."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e9 else None

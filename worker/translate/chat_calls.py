@@ -1,13 +1,15 @@
 """Which call a tool delta belongs to, and when a call is opened.
 
-index known          that call; but another id with a name, or with the call closed, begins a new one
-no index             a name, or several entries in one delta, begin a new call each; else that of the id, else the last
+index known          that call; but another id with a name, or with the call closed, begins a new one, and so do a name and
+                     arguments without an id, once those of the call are whole or it is closed
+no index             that of the id, as long as its arguments are not whole; a name, or several entries in one delta, begin
+                     a new call each; else the last
 id missing, empty    whatever the entry's index says; the emitter makes an id
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from shared.wire.items import CustomTool
 from worker.translate.chat_chunk import FunctionDelta, ToolDelta, whole_text
 from worker.translate.chat_state import Thoughts
 from worker.translate.custom_tools import Unwrapper
+from worker.translate.json_end import JsonEnd
 
 MAX_CALLS = 1024
 MAX_WAITING_CHARS = 1 << 20
@@ -54,6 +57,8 @@ class _Call:
     """Of an open call of a custom tool."""
     extra: Any = None
     """State that came before the call could be opened."""
+    end: JsonEnd = field(default_factory=JsonEnd)
+    """Of its arguments."""
 
 
 class Calls:
@@ -81,14 +86,15 @@ class Calls:
     def feed(self, deltas: list[ToolDelta]) -> None:
         """Raises ``UpstreamError`` for arguments of a call that is over."""
         for delta in deltas:
-            function = delta.function or FunctionDelta()
+            function = delta.function or FunctionDelta(delta.name, delta.arguments)
             name, call_id = _word(function.name), _word(delta.id)
-            call = self._find(delta.index, name, call_id, several=len(deltas) > 1)
+            fragment = _arguments(function.arguments)
+            call = self._find(delta.index, name, call_id, several=len(deltas) > 1, empty=not fragment.strip())
             call.name = call.name or name
             call.call_id = call.call_id or call_id
             if delta.extra_content:
                 self._add_extra(call, delta.extra_content)
-            self._add(call, _arguments(function.arguments))
+            self._add(call, fragment)
 
     def release(self) -> None:
         """The open call is over: open what waits for that."""
@@ -104,19 +110,29 @@ class Calls:
         if any(call.handle is None and call.waiting for call in self._calls):
             raise UpstreamError("The model backend sent a function call without a name.")
 
-    def _find(self, index: Any, name: str, call_id: str, *, several: bool) -> _Call:
+    def _find(self, index: Any, name: str, call_id: str, *, several: bool, empty: bool) -> _Call:
+        """*several* deltas came at once; this one is *empty* when it holds no arguments."""
         if (isinstance(index, str) and index.isdecimal() and len(index) < 10) or isinstance(index, float):
             index = int(index) if float(index).is_integer() else None
         if isinstance(index, int):
             call = self._by_index.get(index)
-            other = call is not None and call.call_id and call_id and call.call_id != call_id
-            if call is None or (other and (name or not self._is_open(call))):
+            if call is None or self._begins_another(call, name, call_id, empty=empty):
                 call = self._by_index[index] = self._new()
             return call
-        if name or several or not self._calls:
-            return self._new()
-        named = [call for call in self._calls if call_id and call.call_id == call_id]
-        return named[-1] if named else self._calls[-1]
+        named = [call for call in self._calls if call_id and call.call_id == call_id][-1:]
+        if named and not (name and self._is_over(named[0])):
+            return named[0]
+        return self._new() if name or several or not self._calls else self._calls[-1]
+
+    def _begins_another(self, call: _Call, name: str, call_id: str, *, empty: bool) -> bool:
+        """Whether what comes at the index of *call* is another call: not all servers count."""
+        if call.call_id and call_id:
+            return call.call_id != call_id and (bool(name) or not self._is_open(call))
+        return bool(name and call.name) and not empty and self._is_over(call)
+
+    def _is_over(self, call: _Call) -> bool:
+        """Whether nothing more can belong to it."""
+        return call.end.reached or (call.handle is not None and not self._is_open(call))
 
     def _new(self) -> _Call:
         if len(self._calls) >= MAX_CALLS:
@@ -134,6 +150,7 @@ class Calls:
             self._thoughts.call(call.shown_id, extra)
 
     def _add(self, call: _Call, fragment: str) -> None:
+        call.end.feed(fragment)
         if call.handle is None:
             call.waiting += fragment
             if len(call.waiting) > MAX_WAITING_CHARS:
@@ -213,8 +230,11 @@ def _word(value: Any) -> str:
 
 def _arguments(value: Any) -> str:
     """A fragment of JSON; some servers send the arguments as the object that they are."""
-    if value is None or isinstance(value, str):
-        return value or ""
+    return value or "" if value is None or isinstance(value, str) else compact(value)
+
+
+def compact(value: Any) -> str:
+    """JSON without spaces."""
     try:
         return msgspec.json.encode(value).decode()
     except (ValueError, OverflowError):  # halves of surrogate pairs, numbers without end

@@ -24,10 +24,14 @@ class FunctionDelta(msgspec.Struct, gc=False):
 
 
 class ToolDelta(msgspec.Struct, gc=False):
+    """``name`` and ``arguments`` stand here where a server leaves ``function`` out."""
+
     index: Any = None
     id: Any = None
     function: FunctionDelta | None = None
     extra_content: Any = None
+    name: Any = None
+    arguments: Any = None
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -36,6 +40,7 @@ class Delta(msgspec.Struct, gc=False):
     content: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
+    thinking: Any = None
     reasoning_details: Any = None
     refusal: Any = None
     tool_calls: list[ToolDelta | None] | None = None
@@ -52,6 +57,7 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: Any = None
     logprobs: Any = None
     usage: Any = None
+    error: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):

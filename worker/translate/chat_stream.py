@@ -180,7 +180,7 @@ class ChatStream:
                 self._read_choice(choice)
         if chunk.usage or chunk.x_groq:
             groq = chunk.x_groq if isinstance(chunk.x_groq, dict) else {}
-            self._usage = read_usage(chunk.usage) or read_usage(groq.get("usage")) or self._usage
+            self._note_usage(read_usage(chunk.usage) or read_usage(groq.get("usage")))
             if groq.get("error"):
                 raise stream_error(json.dumps({"error": groq["error"]}).encode())
         if chunk.citations or chunk.search_results:
@@ -194,10 +194,17 @@ class ChatStream:
         if delta is not None:
             self._read_delta(delta, choice.logprobs)
         if choice.usage:
-            self._usage = read_usage(choice.usage) or self._usage
+            self._note_usage(read_usage(choice.usage))
+        if choice.error:
+            raise stream_error(json.dumps({"error": choice.error}).encode())
         if not self._finish and isinstance(choice.finish_reason, str):
             reason = choice.finish_reason.strip().lower()[:64]
             self._finish = "" if reason in NO_REASONS else reason
+
+    def _note_usage(self, usage: Usage | None) -> None:
+        """The last one counts; one of nothing but zeros takes nothing back."""
+        if usage is not None and (self._usage is None or usage.total_tokens):
+            self._usage = usage
 
     def _read_delta(self, delta: Delta, logprobs: Any) -> None:
         reasoning = self._reasoning_of(delta)

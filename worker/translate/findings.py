@@ -14,7 +14,7 @@ from worker.translate.chat_stream import FINISHES
 from worker.translate.sightings import Seen
 
 REASONING = {
-    "chat": ("reasoning_content", "reasoning", "reasoning_details"),
+    "chat": ("reasoning_content", "reasoning", "thinking", "reasoning_details"),
     "anthropic": ("thinking", "redacted_thinking"),
     "responses": ("reasoning_text", "reasoning", "reasoning_summary_text", "reasoning_summary"),
 }

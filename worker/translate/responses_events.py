@@ -7,6 +7,7 @@ import msgspec
 
 from shared.wire.responses import InputTokensDetails, OutputTokensDetails, Usage
 from worker.translate.chat_chunk import MAX_COUNT, join_texts, read_logprobs, whole_text
+from worker.translate.chat_chunk import read_usage as read_chat_usage
 from worker.translate.errors import garbage_error
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class ResponsesEvent(msgspec.Struct):
     part: Theirs | None = None
     response: Whole | None = None
     error: Any = None
+    usage: Any = None
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -96,8 +98,8 @@ def read_usage(value: Any) -> Usage | None:
     if not isinstance(value, dict):
         return None
     asked, made, both = (count(value.get(name)) for name in ("input_tokens", "output_tokens", "total_tokens"))
-    if asked is None and made is None and both is None:
-        return None
+    if asked is None and made is None:
+        return read_chat_usage(value)  # some keep the names of Chat Completions
     into, out = value.get("input_tokens_details"), value.get("output_tokens_details")
     into, out = into if isinstance(into, dict) else {}, out if isinstance(out, dict) else {}
     return Usage(

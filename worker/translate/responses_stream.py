@@ -16,7 +16,7 @@ from shared.errors import UpstreamError
 from shared.wire.items import Phase
 from shared.wire.responses import ResponseError, Usage
 from worker.translate.blocks import Block, Blocks
-from worker.translate.chat_calls import Offered
+from worker.translate.chat_calls import Offered, compact
 from worker.translate.chat_chunk import join_texts
 from worker.translate.dialect import State
 from worker.translate.errors import garbage_error, stream_error, unfinished_error
@@ -86,12 +86,19 @@ class ResponsesStream:
         """One payload. Raises ``UpstreamError`` when it is an error or cannot be read."""
         if self._end or not data or data.isspace():
             return
+        if len(data) < 16 and data.strip() == b"[DONE]":
+            return
         found = decode(data, ResponsesEvent)
         name = found.type if isinstance(found.type, str) else event
-        if name == "error" or event == "error" or (not name and found.error):
+        verb = name.removeprefix("response.")
+        if verb == "error" or event == "error" or (not name and found.error):
             raise stream_error(data)
-        if name.startswith("response.") and found.response is not None and name.removeprefix("response.") in ENDS:
-            self._read_end(found.response, name.removeprefix("response."))
+        if name.startswith("response.") and (verb in ENDS or verb == "done"):
+            end = found.response or Whole(error=found.error)
+            end.usage = end.usage or found.usage
+            self._read_end(end, "completed" if verb == "done" else verb)
+        elif not name:
+            self._read_nameless(data)
         elif name == "response.output_item.added" and found.item is not None:
             self._add(found.item, found.output_index)
         elif name == "response.output_item.done" and found.item is not None:
@@ -101,9 +108,18 @@ class ResponsesStream:
         elif name == "response.output_text.annotation.added":
             self._annotate(found)
         elif name.endswith((".delta", ".done")):
-            self._grow(found, *name.removeprefix("response.").rsplit(".", 1))
+            middle, _, verb = verb.rpartition(".")
+            self._grow(found, middle, verb)
         elif name not in _QUIET and not name.endswith("part.added"):
             self._warn(f"left out an event {name[:64]}")
+
+    def _read_nameless(self, data: bytes) -> None:
+        """A whole response, as one payload of a stream; anything else is left out."""
+        whole = decode(data, Whole)
+        if whole.object == "response" or isinstance(whole.output, list):
+            self._read_end(whole, "completed")
+        else:
+            self._warn("left out an event without a name")
 
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream: a whole response, or a stream all the same."""
@@ -123,6 +139,9 @@ class ResponsesStream:
         """How the answer ends, now that nothing more comes; the last of it is emitted before. Raises ``UpstreamError`` when
         nothing came at all."""
         try:
+            for upstream in self._items:
+                if self._end and upstream.added is not None and not (upstream.over or upstream.text):
+                    self._finish_item(upstream, upstream.added)
             self._blocks.finish()
         except UpstreamError as error:
             return Ending("failed", self._usage, error=ResponseError("server_error", error.message))
@@ -141,7 +160,7 @@ class ResponsesStream:
 
     def _add(self, item: Theirs, index: Any) -> "_Upstream":
         kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
-        upstream = _Upstream(kind, self._writer(kind, item), self._blocks)
+        upstream = _Upstream(kind, self._writer(kind, item), self._blocks, item)
         if kind is None:
             self._warn(f"left out an item of type {str(item.type)[:64]}")
         self._items.append(upstream)
@@ -246,6 +265,8 @@ class ResponsesStream:
 
     def _settle(self, upstream: "_Upstream", way: Way, part: int, whole: Any, logprobs: Any = ()) -> None:
         """The *whole* text of a part: say what of it was not said yet."""
+        if way == "arguments" and isinstance(whole, dict):
+            whole = compact(whole)
         if not isinstance(whole, str):
             return
         said = upstream.said(way, part)
@@ -259,7 +280,8 @@ class ResponsesStream:
         self._usage = read_usage(whole.usage) or self._usage
         status = whole.status if whole.status in ENDS else name
         if status in ("failed", "cancelled") or (whole.error and status != "incomplete"):
-            raise stream_error(msgspec.json.encode({"error": whole.error or {"message": f"It {status}."}}))
+            fault = {"message": f"The response is {status} there."}
+            raise stream_error(msgspec.json.encode({"error": whole.error or fault}))
         self._compare(read_items(whole.output))
         details = whole.incomplete_details
         self._end = status
@@ -294,8 +316,10 @@ Writers = TextWriter | ReasoningWriter | CallWriter
 class _Upstream:
     """One item of theirs, and what was said of it. Without a kind it is left out of the answer."""
 
-    def __init__(self, kind: Kind | None, writer: Writers | None, blocks: Blocks) -> None:
+    def __init__(self, kind: Kind | None, writer: Writers | None, blocks: Blocks, added: Theirs) -> None:
+        """*added* is how the item was when it was told of: some say nothing more of it."""
         self.kind = kind
+        self.added: Theirs | None = added if kind is not None else None
         self.over = False
         self._writer = writer
         self._blocks = blocks

@@ -3,7 +3,6 @@
 What they are fed may hold halves of surrogate pairs; what they say never does.
 """
 
-import re
 from collections.abc import Sequence
 
 from shared.core.emitter import Emitter
@@ -11,8 +10,7 @@ from shared.errors import UpstreamError
 from shared.wire.items import CustomTool, Logprob, Phase
 from worker.translate.chat_calls import Offered, mend
 from worker.translate.custom_tools import Unwrapper
-
-_MARKS = re.compile(r'[{}\[\]"\\]')
+from worker.translate.json_end import JsonEnd
 
 
 class TextWriter:
@@ -140,34 +138,3 @@ class CallWriter:
         unwrap, self._unwrap = self._unwrap, None
         if unwrap is not None and self._handle is not None and self._emit.is_open(self._handle):
             self._emit.custom_input(self._handle, unwrap.finish())
-
-
-class JsonEnd:
-    """Finds the end of one JSON object or array that comes in fragments."""
-
-    def __init__(self) -> None:
-        self.reached = False
-        self._depth = 0
-        self._inside = False  # a text
-        self._escaped_at_edge = False
-
-    def feed(self, fragment: str) -> None:
-        skip = 0 if self._escaped_at_edge and fragment else -1
-        self._escaped_at_edge = self._escaped_at_edge and not fragment
-        for mark in _MARKS.finditer(fragment):
-            if mark.start() == skip or self.reached:
-                continue
-            sign = mark.group()
-            if self._inside:
-                if sign == "\\":
-                    skip = mark.end()
-                    self._escaped_at_edge = skip == len(fragment)
-                elif sign == '"':
-                    self._inside = False
-            elif sign == '"':
-                self._inside = True
-            elif sign in "{[":
-                self._depth += 1
-            elif sign in "}]":
-                self._depth -= 1
-                self.reached = self._depth <= 0

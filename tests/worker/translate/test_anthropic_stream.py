@@ -377,6 +377,50 @@ def test_unknown_events_and_pings_are_nothing() -> None:
     )
 
 
+MESSAGE = {
+    "type": "message",
+    "content": [{"type": "text", "text": "Hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"output_tokens": 4},
+}
+ODD: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "an error behind the end": (
+        [start(0), text(0, "x"), stop(0), over(), {"type": "error", "error": {"type": "overloaded_error"}}],
+        {"status": "completed", "text": "x"},
+    ),
+    "[DONE]": ([start(0), text(0, "x"), stop(0), over(), b"data: [DONE] \n\n"], {"status": "completed", "text": "x"}),
+    "a whole message as one payload": ([MESSAGE], {"status": "completed", "text": "Hi", "usage": [0, 0, 4, 0]}),
+    "usage at the very end": (
+        [start(0), text(0, "x"), stop(0), over(), {"type": "message_stop", "usage": {"output_tokens": 7}}],
+        {"usage": [0, 0, 7, 0]},
+    ),
+    "an input as text": ([start(0, "tool_use", name="f", input='{"x":1}'), stop(0), over("tool_use")], {"calls": [["f", '{"x":1}']]}),
+    "a whole input that is never stopped": (
+        [start(0, "tool_use", name="f", input={"x": 1}), over("tool_use")],
+        {"calls": [["f", '{"x":1}']], "status": "completed"},
+    ),
+    "arguments as an object": (
+        [start(0, "tool_use", name="f", input={}), delta(0, "input_json", partial_json={"x": 1}), stop(0), over("tool_use")],
+        {"calls": [["f", '{"x":1}']]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_streams(name: str) -> None:
+    payloads, expected = ODD[name]
+    found = outcome(play(*payloads))
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("form", [str, float])
+def test_indexes_in_any_form(form: Any) -> None:
+    payloads = [start(0, "tool_use", name="f"), start(1, "tool_use", name="g"), arguments(1, "{}"), arguments(0, '{"x":1}'),
+                stop(0), stop(1)]  # fmt: skip
+    odd = [one | {"index": form(one["index"])} for one in payloads]
+    assert outcome(play(*odd, over("tool_use")))["calls"] == [["f", '{"x":1}'], ["g", "{}"]]
+
+
 # -- not streamed
 
 

@@ -240,7 +240,14 @@ def test_reasoning_details_are_read_where_the_profile_says_so() -> None:
         "reasoning_details": [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.summary", "summary": "b"}]
     }
     assert outcome(play(one, {"content": "x"}, STOP, profile=details))["reasoning"] == "ab"
-    assert outcome(play(one, {"content": "x"}, STOP))["reasoning"] == ""
+    only = Profile(reasoning_in=("reasoning",))
+    assert outcome(play(one, {"content": "x"}, STOP, profile=only))["reasoning"] == ""
+
+
+def test_reasoning_under_any_name_is_read_once() -> None:
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        said = {name: "a", "reasoning_details": [{"type": "reasoning.text", "text": "a"}]}
+        assert outcome(play(said, {"content": "x"}, STOP))["reasoning"] == "a"
 
 
 def test_citations() -> None:
@@ -276,6 +283,30 @@ CALLS: dict[str, tuple[list[dict[str, Any]], list[list[str]]]] = {
     "no index, fragments without a name": (
         [call("f", "{", id="a"), call(None, "}"), call("g", "{}", id="b")],
         [["f", "{}"], ["g", "{}"]],
+    ),
+    "no index, the id and the name in every fragment": (
+        [call("f", "{", id="a"), call("f", "}", id="a"), call("f", '{"b":1}', id="a")],
+        [["f", "{}"], ["f", '{"b":1}']],
+    ),
+    "one index for all, and no ids": (
+        [
+            call("f", '{"a":1}', index=0),
+            call("f", '{"a":', index=0),
+            call("f", "2}", index=0),
+            call("g", "{}", index=0),
+        ],
+        [["f", '{"a":1}'], ["f", '{"a":2}'], ["g", "{}"]],
+    ),
+    "a name once more behind whole arguments": (
+        [call("f", "{}", index=0, id="a"), call("f", "", index=0), call("f", None, index=0, id="a")],
+        [["f", "{}"]],
+    ),
+    "a function without its object": (
+        [
+            {"tool_calls": [{"index": 0, "id": "a", "name": "f", "arguments": "{"}]},
+            {"tool_calls": [{"index": 0, "arguments": "}"}]},
+        ],
+        [["f", "{}"]],
     ),
     "no index, several in one delta": (
         [{"tool_calls": [{"function": {"name": "f"}}, {"function": {"name": "f", "arguments": '{"a":1}'}}]}],
@@ -325,10 +356,31 @@ def test_arguments_for_a_call_that_is_over_break_the_response() -> None:
     assert "over" in response.error.message
 
 
+def test_an_error_in_a_choice() -> None:
+    error = {
+        "choices": [{"index": 0, "delta": {}, "error": {"message": "slow", "code": 429}, "finish_reason": "error"}]
+    }
+    response = play({"content": "x"}, error)
+    assert response.error is not None
+    assert (response.status, response.error.code) == ("failed", "rate_limit_exceeded")
+    assert "slow" in response.error.message
+
+
+def test_usage_of_zeros_takes_nothing_back() -> None:
+    told = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    zeros = dict.fromkeys(told, 0)
+    response = play({"content": "x"}, STOP | {"usage": told}, {"choices": [], "usage": zeros})
+    assert outcome(response)["usage"] == [9, 0, 2, 0]
+    assert outcome(play({"content": "x"}, STOP | {"usage": zeros}))["usage"] == [0, 0, 0, 0]
+
+
 def test_calls_may_alternate_where_the_profile_says_so() -> None:
     response = play(*ALTERNATING, {"content": "x"}, STOP, profile=Profile(interleaved_calls=True))
     assert outcome(response)["calls"] == [["f", '{"a":1}'], ["g", "{}"]]
     assert [type(item) for item in response.output] == [FunctionCall, FunctionCall, Message]
+    by_id = [call("f", "{", id="a"), call("g", "{", id="b"), call(None, "}", id="a"), call(None, "}", id="b")]
+    response = play(*by_id, STOP, profile=Profile(interleaved_calls=True))
+    assert outcome(response)["calls"] == [["f", "{}"], ["g", "{}"]]
 
 
 def test_a_call_that_never_gets_a_name_breaks_the_response() -> None:

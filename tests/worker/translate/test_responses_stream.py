@@ -384,3 +384,46 @@ def test_a_whole_response() -> None:
     assert (found["calls"], found["usage"]) == ([["f", "{}"]], [1, 0, 2, 0])
     assert run(stream, [b'{"error": {"message": "no"}}'])[0].status == "failed"
     assert run(stream, [b"{}"])[0].status == "failed"
+
+
+# -- ends, and items, that are told in other ways
+
+SAID = {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
+TOLD = {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11}
+ODD: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "response.done": ([text("Hi"), completed("completed", usage=TOLD) | {"type": "response.done"}], {"status": "completed", "usage": [9, 0, 2, 0]}),
+    "response.done that says failed": (
+        [text("Hi"), event("done", response={"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "slow"}})],
+        {"status": "failed", "error": "rate_limit_exceeded", "text": "Hi"},
+    ),
+    "an end without a response": ([text("Hi"), event("completed", usage=TOLD)], {"status": "completed", "usage": [9, 0, 2, 0]}),
+    "a failure without a response": ([text("Hi"), event("failed", error={"code": "429"})], {"status": "failed", "error": "rate_limit_exceeded"}),
+    "response.error": ([text("Hi"), event("error", error={"message": "slow", "code": "429"})], {"error": "rate_limit_exceeded"}),
+    "a whole response as one payload": ([{"object": "response", "status": "completed", "output": [SAID]}], {"text": "Hi", "status": "completed"}),
+    "[DONE]": ([text("Hi"), b"data: [DONE] \n\n"], {"status": "failed", "error": "server_error", "text": "Hi"}),
+    "arguments as an object": ([done("function_call", name="f", arguments={"x": 1}), completed()], {"calls": [["f", '{"x":1}']]}),
+    "arguments that are only told at first": (
+        [added("function_call", "a", name="f", arguments='{"x":1}'), completed()],
+        {"calls": [["f", '{"x":1}']]},
+    ),
+    "a text that is only told at first": ([added("message", "a", content=SAID["content"]), completed()], {"text": "Hi"}),
+    "usage by its other names": (
+        [text("Hi"), completed(usage={"prompt_tokens": 9, "completion_tokens": 2})],
+        {"usage": [9, 0, 2, 0]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_streams(name: str) -> None:
+    payloads, expected = ODD[name]
+    found = outcome(play(*payloads))
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["delta", "done", "response.delta", "response..done", ".done", "response.", "output_text.delta.x"]
+)
+def test_names_that_mean_nothing(name: str) -> None:
+    response, _ = watch({"type": name, "delta": "x", "text": "x"}, text("Hi"), completed())
+    assert (response.status, outcome(response)["text"]) == ("completed", "Hi")
