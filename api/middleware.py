@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -55,8 +56,10 @@ async def surround(request: web.Request, handler: Handler) -> web.StreamResponse
     with bound(request_id=request[REQUEST_ID]):
         try:
             response = await _answer(request, handler)
-        except (asyncio.CancelledError, ConnectionResetError):
+        except (asyncio.CancelledError, ConnectionResetError) as gone:
             _log_served(request, 499)
+            # aiohttp keeps it in a cycle with its task: what it holds on to, up to a page of a log, is freed now
+            traceback.clear_frames(gone.__traceback__)
             raise
         _log_served(request, response.status)
         return response

@@ -4,6 +4,7 @@ Listen first, then read; a lost, repeated or late message costs one more read of
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -15,12 +16,13 @@ from shared.core.frames import DONE, PING, cut
 from shared.core.lifecycle import TERMINAL
 from shared.errors import StoreUnavailable
 from shared.hub import Hub, Reader
-from shared.store.responses import Page, Responses
+from shared.store.responses import Batch, Page, Responses
 
 RECHECK_S = 5.0
 STORE_AWAY_S = 60.0
 """How long a stream is kept open while Redis is away; then it is cut, and the client resumes."""
 STORE_RETRY_S = 0.5
+LARGE_RETRY_S = 0.2
 PIECE_BYTES = 64 << 10
 AT_ONCE_BYTES = 16 << 10
 """Up to asyncio's low-water mark a write never waits, so it is spared its timer."""
@@ -45,9 +47,10 @@ class Follower:
         self._next = after + 1
         self._ping_s = ping_s
         self._relayed = False
+        self._begun = 0  # bytes of event self._next that are out
 
     async def follow(self, reader: Reader, *, read_log: bool = True) -> AsyncGenerator[bytes, None]:
-        """Frames in order, whole events only, and pings in silence; ends behind the last event. Raises ``Gone``.
+        """Frames in order (large events in pieces), and pings in silence; ends behind the last event. Raises ``Gone``.
 
         With *read_log* false the log is only read when something was missed.
         """
@@ -55,10 +58,16 @@ class Follower:
         while True:
             if read_log:
                 page, before = await self._look(), self._next
-                for batch in page.batches:
-                    if frames := self._admit(batch.first, batch.count, batch.frames):
+                if self._begun and not page.large:
+                    raise Gone  # Redis lost the event that is half out
+                large = page.large
+                source = self._borrow(page.batches.pop()) if large else self._each(page.batches)
+                async with contextlib.aclosing(source) as pieces:
+                    async for frames in pieces:
                         yield frames
                         written = time.monotonic()
+                if large and self._next == before:
+                    continue  # no room for it, or it was called back
                 if page.status in TERMINAL and self._next >= page.seq:
                     if self._relayed and self._next > page.seq:
                         raise Gone  # Redis lost events that were relayed: another end was written behind fewer of them
@@ -85,6 +94,29 @@ class Follower:
                 written = time.monotonic()
             if heard.kind == b"z":
                 return
+
+    async def _each(self, batches: list[Batch]) -> AsyncGenerator[bytes, None]:
+        for batch in batches:
+            if frames := self._admit(batch.first, batch.count, batch.frames):
+                yield frames
+
+    async def _borrow(self, batch: Batch) -> AsyncGenerator[bytes, None]:
+        """A large batch in pieces. What slow clients hold of such batches is bounded for all together: it may be called
+        back, and then the rest is read again."""
+        behind = batch.first + batch.count
+        loan = self._hub.large.lend(cut(batch.frames, self._next - batch.first))
+        del batch
+        if loan is None:
+            await asyncio.sleep(LARGE_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+            return
+        try:
+            while piece := loan.piece(self._begun, PIECE_BYTES):
+                self._begun += len(piece)
+                yield piece
+            if loan.frames is not None:
+                self._next, self._begun, self._relayed = behind, 0, True
+        finally:
+            self._hub.large.end(loan)
 
     def _admit(self, first: int, count: int, frames: bytes) -> bytes:
         """What of a batch was not seen yet."""
@@ -142,27 +174,25 @@ class EventStream:
         await self._response.prepare(self._request)
 
     async def write(self, frames: bytes) -> None:
-        """Whole events. A lot of them goes out in pieces, so that the timeout is one without progress."""
-        at = 0
-        while len(frames) - at > PIECE_BYTES:
-            end = frames.rfind(b"\n\n", at, at + PIECE_BYTES)
-            end = (end if end > at else frames.index(b"\n\n", at)) + 2
-            await self._write(frames[at:end])
-            at = end
-        if at < len(frames):
-            await self._write(frames[at:] if at else frames)
+        """Whole events. A lot of bytes goes out in pieces, so that the timeout is one without progress."""
+        if len(frames) <= PIECE_BYTES:
+            await self._write(frames)
+            return
+        for at in range(0, len(frames), PIECE_BYTES):
+            await self._write(frames[at : at + PIECE_BYTES])
 
-    async def _write(self, frames: bytes) -> None:
+    async def _write(self, piece: bytes) -> None:
         transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() + len(frames) < AT_ONCE_BYTES:
-            await self._response.write(frames)
+        if transport is not None and transport.get_write_buffer_size() + len(piece) < AT_ONCE_BYTES:
+            await self._response.write(piece)
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._response.write(frames)
+                await self._response.write(piece)
+            return
         except TimeoutError:
             self.cut()
-            raise ConnectionResetError("the client takes nothing") from None
+        raise ConnectionResetError("the client takes nothing")  # out here, without the tracebacks of the time-out
 
     def cut(self) -> None:
         if self._request.transport is not None:

@@ -22,14 +22,17 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from shared.deadline import Deadline
+from shared.loans import Loans
 from shared.store.redis import LOST, connect, inbox_channel
 from shared.tasks import end
 
-READER_BYTES = 4 << 20
+READER_BYTES = 1 << 20
+"""What one reader may leave lying. Readers of one response share the bytes."""
 SILENCE_S = 5.0
 ANSWER_S = 2.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0
 MAX_LOOKS = 8
+MAX_LARGE_BYTES = 128 << 20
 
 log = structlog.get_logger()
 OnCancel = Callable[[str, int], None]
@@ -109,6 +112,8 @@ class Hub:
         self.connected = asyncio.Event()
         self.looks = asyncio.Semaphore(MAX_LOOKS)
         """For reading pages of logs: whatever sends all readers there at once, Redis is asked for a few at a time."""
+        self.large = Loans(MAX_LARGE_BYTES)
+        """Pages that are larger than they should be: one event of a large output, or a packed log."""
         self._url = url
         self._on_cancel = on_cancel
         self._readers: dict[bytes, set[Reader]] = {}
@@ -203,7 +208,8 @@ class Hub:
                 if self.on_drain is not None:
                     self.on_drain()
                 continue
+            heard = Heard(kind, a, b, blobs[at:end])
             for reader in self._readers.get(response_id, ()):
-                if not reader.put(Heard(kind, a, b, blobs[at:end])):
+                if not reader.put(heard):
                     log.warning("hub.overflowed", response_id=response_id.decode())
             at = end

@@ -17,7 +17,7 @@ from shared.store.redis import HEARTBEAT_S, Store, within
 from shared.wire.responses import Response, Status
 
 Lane = Literal["foreground", "background"]
-PAGE_BYTES = 1 << 20
+PAGE_BYTES = 256 << 10
 BEAT_BUDGET_S = 1.0
 PURGING_S = 60
 SETTLED_S = 60.0
@@ -125,6 +125,11 @@ class Page:
     stream: bool
     visible: bool
     batches: list[Batch]
+
+    @property
+    def large(self) -> bool:
+        """Whether it holds more than a page should: that is always a single batch."""
+        return len(self.batches) == 1 and len(self.batches[0].frames) > PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

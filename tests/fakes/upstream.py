@@ -270,9 +270,10 @@ def by_phrases(call: Call) -> Script:
 
 
 def full_text(text: str) -> str:
-    """What `by_phrases` answers to *text* when nothing is cut, without marks and padding."""
-    found = re.search(r"\bwords=(\d+)\b", text)
-    return "".join(f"word{place} " for place in range(int(found[1]) if found else 5))
+    """What `by_phrases` answers to *text* when nothing is cut, without marks."""
+    numbers = {name: int(value) for name, value in re.findall(r"\b(words|size)=(\d+)\b", text)}
+    words = [f"word{place}" for place in range(numbers.get("words", 5))]
+    return "".join(word.ljust(numbers.get("size", 0), "x") + " " for word in words)
 
 
 class FakeUpstream:

@@ -1,0 +1,56 @@
+"""Large bytes that a crowd of readers holds while slow clients take them: lent up to a limit, and called back."""
+
+import time
+
+SLOW_S = 1.0
+"""Who got rid of nothing for so long loses what it holds, once somebody else needs the room."""
+
+
+class Loan:
+    """``frames`` are ``None`` once they were called back."""
+
+    __slots__ = ("at", "frames", "size")
+
+    def __init__(self, frames: bytes) -> None:
+        self.frames: bytes | None = frames
+        self.size = len(frames)
+        self.at = time.monotonic()
+
+    def piece(self, at: int, size: int) -> bytes:
+        """The next piece, when what came before is gone; empty at the end, or when all was called back."""
+        self.at = time.monotonic()
+        return self.frames[at : at + size] if self.frames is not None else b""
+
+
+class Loans:
+    """At most *limit_bytes* at once; one that is alone may be larger."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._lent_bytes = 0
+        self._loans: dict[Loan, None] = {}
+
+    def lend(self, frames: bytes) -> Loan | None:
+        """``None`` while there is no room: drop them, and try again soon."""
+        quick_since = time.monotonic() - SLOW_S
+        for loan in list(self._loans):
+            if self._fits(len(frames)):
+                break
+            if loan.at < quick_since:
+                self.end(loan)
+        if not self._fits(len(frames)):
+            return None
+        loan = Loan(frames)
+        self._loans[loan] = None
+        self._lent_bytes += loan.size
+        return loan
+
+    def end(self, loan: Loan) -> None:
+        """They are no longer needed; or no longer to be had."""
+        if loan in self._loans:
+            del self._loans[loan]
+            self._lent_bytes -= loan.size
+            loan.frames = None
+
+    def _fits(self, size: int) -> bool:
+        return not self._loans or self._lent_bytes + size <= self._limit_bytes
