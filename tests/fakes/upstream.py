@@ -270,10 +270,10 @@ def by_phrases(call: Call) -> Script:
 
 
 def full_text(text: str) -> str:
-    """What `by_phrases` answers to *text* when nothing is cut, without marks."""
+    """What `by_phrases` answers to *text* when nothing is cut; of marked words neither mark nor padding."""
     numbers = {name: int(value) for name, value in re.findall(r"\b(words|size)=(\d+)\b", text)}
-    words = [f"word{place}" for place in range(numbers.get("words", 5))]
-    return "".join(word.ljust(numbers.get("size", 0), "x") + " " for word in words)
+    size = 0 if re.search(r"\bmarked\b", text) else numbers.get("size", 0)
+    return "".join(f"word{place}".ljust(size, "x") + " " for place in range(numbers.get("words", 5)))
 
 
 class FakeUpstream:
