@@ -48,8 +48,8 @@ def plan_body(ask: Ask) -> Json:
         body["system"] = system
     tools, choice = _tools(ask)
     thinking = _thinking(ask, messages, forced=choice.get("type") in ("any", "tool"))
-    if thinking.get("type") == "enabled":
-        body["max_tokens"] = max(most, thinking["budget_tokens"] + 1)
+    if thinking.get("type") == "enabled" and request.max_output_tokens is None:
+        body["max_tokens"] = most + thinking["budget_tokens"]  # it counts thinking, too
     dropped = profile.drop_params
     if thinking.get("type") in ("enabled", "adaptive"):
         dropped = dropped | profile.thinking_drops
@@ -108,9 +108,11 @@ def _thinking(ask: Ask, messages: list[Json], *, forced: bool) -> Json:
     if last["content"][0]["type"] == "tool_result" and "thinking" not in turn["content"][0]["type"]:
         return {}
     budget = BUDGETS[effort]
-    if ask.request.max_output_tokens is not None:  # it counts thinking, too
-        budget = min(budget, ask.request.max_output_tokens - 1)
-    return {"type": "enabled", "budget_tokens": budget} if budget >= BUDGETS["minimal"] else {}
+    if (most := ask.request.max_output_tokens) is not None:
+        if most <= BUDGETS["minimal"]:
+            return {}
+        budget = min(budget, max(most * 3 // 4, BUDGETS["minimal"]))  # the rest is for the answer
+    return {"type": "enabled", "budget_tokens": budget}
 
 
 def _tools(ask: Ask) -> tuple[list[Json], Json]:

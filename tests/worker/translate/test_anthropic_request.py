@@ -226,14 +226,16 @@ def test_efforts(effort: Effort) -> None:
     assert "temperature" not in adaptive
     assert "top_k" not in adaptive
     assert budget["thinking"] == {"type": "enabled", "budget_tokens": BUDGETS[effort]}
-    assert budget["max_tokens"] > BUDGETS[effort]
+    assert budget["max_tokens"] == 8192 + BUDGETS[effort]
     assert "temperature" not in budget
 
 
 def test_a_budget_fits_into_the_limit() -> None:
     found = body(reasoning=ReasoningEcho("high"), max_output_tokens=2000)
-    assert (found["max_tokens"], found["thinking"]["budget_tokens"]) == (2000, 1999)
-    assert "thinking" not in body(reasoning=ReasoningEcho("high"), max_output_tokens=500)
+    assert (found["max_tokens"], found["thinking"]["budget_tokens"]) == (2000, 1500)
+    assert body(reasoning=ReasoningEcho("low"), max_output_tokens=9000)["thinking"]["budget_tokens"] == BUDGETS["low"]
+    assert body(reasoning=ReasoningEcho("low"), max_output_tokens=1025)["thinking"]["budget_tokens"] == 1024
+    assert "thinking" not in body(reasoning=ReasoningEcho("high"), max_output_tokens=1024)
 
 
 def test_no_thinking_beside_a_forced_call_or_behind_an_unthought_one() -> None:
