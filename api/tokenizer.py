@@ -1,13 +1,7 @@
-"""Ask a backend's own tokenizer how long a context is. Only for contexts that this module surely renders as a worker does.
-
-The encoder of Chat Completions belongs to the worker, and the two rooms never meet; so here stands a plain rendering of
-what most contexts are made of (texts, function calls and their outputs, function tools), and a test holds it against the
-worker's. Whatever else there is (images, reasoning, custom tools, formats, choices) is estimated.
-"""
+"""Ask a backend how long a context is, where it has a way to count: only contexts that `api.rendering` surely renders."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -15,17 +9,9 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from api.rendering import render_anthropic, render_chat, render_responses
 from shared.config import ModelRow
-from shared.wire.items import (
-    FunctionCall,
-    FunctionCallOutput,
-    FunctionTool,
-    InputText,
-    Item,
-    Message,
-    OutputText,
-    TextFormat,
-)
+from shared.wire.items import Item
 from shared.wire.requests import Request
 
 TIMEOUT_S = 2.0
@@ -60,19 +46,25 @@ async def open_http(app: web.Application) -> AsyncIterator[None]:
 
 async def count(http: aiohttp.ClientSession, row: ModelRow, request: Request, items: Sequence[Item]) -> int | None:
     """The number of tokens by the backend's own count, or ``None`` where it cannot be asked."""
-    if row.dialect != "chat" or row.profile not in ("llamacpp", "vllm"):
-        return None
-    body = render(request, items)
-    if body is None:
+    counts = COUNTERS.get((row.dialect, row.profile))
+    body = None if counts is None else _render(row, request, items)
+    if counts is None or body is None:
         return None
     body["model"] = row.model or request.model
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            ask = _Asker(http, row).vllm if row.profile == "vllm" else _Asker(http, row).llamacpp
-            return await ask(body)
+            return await counts(_Asker(http, row), body)
     except (NoAnswer, TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
         log.info("tokenizer.failed", model=request.model, error=type(error).__name__)
         return None
+
+
+def _render(row: ModelRow, request: Request, items: Sequence[Item]) -> Json | None:
+    if row.dialect == "anthropic":
+        return render_anthropic(request, items)
+    if row.dialect == "responses":
+        return render_responses(request, items, developer=row.quirks.system_role)
+    return render_chat(request, items)
 
 
 class _Asker:
@@ -81,25 +73,44 @@ class _Asker:
         self._base = row.base_url.rstrip("/")
         key = row.key.reveal() if row.key is not None else None
         self._headers = {**row.headers, "Content-Type": "application/json", **row.quirks.key_header(key)}
+        if row.dialect == "anthropic":
+            self._headers["anthropic-version"] = "2023-06-01"
+
+    async def messages(self, body: Json) -> int:
+        return _number((await self._post("/messages/count_tokens", body)).input_tokens)
+
+    async def responses(self, body: Json) -> int:
+        return _number((await self._post("/responses/input_tokens", body)).input_tokens)
 
     async def vllm(self, body: Json) -> int:
-        return _number((await self._post("/tokenize", body)).count)
+        return _number((await self._post("/tokenize", body, below_v1=False)).count)
 
     async def llamacpp(self, body: Json) -> int:
         """Servers of 2026 count for chats; older ones show the prompt, and count that."""
         try:
             return _number((await self._post("/chat/completions/input_tokens", body)).input_tokens)
         except NoAnswer:
-            prompt = (await self._post("/apply-template", body)).prompt
+            prompt = (await self._post("/apply-template", body, below_v1=False)).prompt
             asked = {"content": prompt, "add_special": True, "parse_special": True}
-            return _number(len((await self._post("/tokenize", asked)).tokens or ()))
+            return _number(len((await self._post("/tokenize", asked, below_v1=False)).tokens or ()))
 
-    async def _post(self, path: str, body: Json) -> _Plan:
-        url = f"{self._base if path.startswith('/chat') else self._base.removesuffix('/v1')}{path}"
+    async def _post(self, path: str, body: Json, *, below_v1: bool = True) -> _Plan:
+        url = f"{self._base if below_v1 else self._base.removesuffix('/v1')}{path}"
         async with self._http.post(url, data=_encode(body), headers=self._headers, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise NoAnswer
             return _decode(await _read(answer))
+
+
+COUNTERS: Mapping[tuple[str, str], Callable[[_Asker, Json], Awaitable[int]]] = {
+    ("chat", "vllm"): _Asker.vllm,
+    ("chat", "llamacpp"): _Asker.llamacpp,
+    ("anthropic", "anthropic"): _Asker.messages,
+    ("anthropic", "llamacpp"): _Asker.messages,
+    ("responses", "openai"): _Asker.responses,
+    ("responses", "llamacpp"): _Asker.responses,
+}
+"""By dialect and profile: who counts."""
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
@@ -115,68 +126,3 @@ def _number(found: int | None) -> int:
     if not found or found < 0:
         raise NoAnswer
     return found
-
-
-def render(request: Request, items: Sequence[Item]) -> Json | None:
-    """``messages`` and ``tools`` as a worker would send them to llama.cpp or vLLM; ``None`` where that is not sure."""
-    plain = request.tool_choice == "auto" and isinstance(request.format, TextFormat | None)
-    if not plain or (request.reasoning is not None and request.reasoning.effort is not None):
-        return None
-    messages = _messages(items)
-    tools = [_tool(tool) for tool in request.tools if isinstance(tool, FunctionTool)]
-    if messages is None or len(tools) < len(request.tools):
-        return None
-    if request.instructions:
-        messages.insert(0, {"role": "system", "content": request.instructions})
-    return {"messages": messages} | ({"tools": tools} if tools else {})
-
-
-def _tool(tool: FunctionTool) -> Json:
-    known = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
-    function = {name: value for name, value in known.items() if value is not None}
-    return {"type": "function", "function": {"parameters": {"type": "object", "properties": {}}, **function}}
-
-
-def _messages(items: Sequence[Item]) -> list[Json] | None:
-    """A turn's calls are part of its message, and their outputs stand directly behind it."""
-    outputs: dict[str, deque[Json]] = {}
-    for item in items:
-        if isinstance(item, FunctionCallOutput):
-            if (text := _text(item.output, "\n")) is None:
-                return None
-            answer = {"role": "tool", "tool_call_id": item.call_id, "content": text}
-            outputs.setdefault(item.call_id, deque()).append(answer)
-    messages: list[Json] = []
-    answers: list[Json] = []
-    turn: Json | None = None
-    for item in items:
-        if isinstance(item, FunctionCall) and item.namespace is None:
-            found = outputs.get(item.call_id)
-            if not found:
-                return None  # cut in mid-answer
-            if turn is None:
-                turn = {"role": "assistant", "content": None}
-                messages.append(turn)
-            function = {"name": item.name, "arguments": item.arguments}
-            turn.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
-            answers.append(found.popleft())
-            continue
-        messages += answers
-        answers, turn = [], None
-        if isinstance(item, Message):
-            text = _text(item.content, "" if item.role == "assistant" else "\n")
-            if text is None:
-                return None
-            messages.append({"role": "system" if item.role == "developer" else item.role, "content": text})
-            turn = messages[-1] if item.role == "assistant" else None
-        elif not isinstance(item, FunctionCallOutput):
-            return None
-    return messages + answers
-
-
-def _text(content: str | Sequence[object], joint: str) -> str | None:
-    """The text of *content*, if it is nothing else."""
-    if isinstance(content, str):
-        return content
-    parts = [part.text for part in content if isinstance(part, InputText | OutputText)]
-    return joint.join(parts) if len(parts) == len(content) else None

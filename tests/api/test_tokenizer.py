@@ -1,6 +1,7 @@
 """The front end's plain rendering is the worker's, wherever it claims to know."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.items import check_pairing
-from api.tokenizer import render
-from shared.core.profiles import PROFILES
+from api.rendering import render_anthropic, render_chat, render_responses
+from shared.core.profiles import PROFILES, Preset, spoken
 from shared.errors import InvalidRequest
 from shared.wire.items import (
     CustomTool,
@@ -28,7 +29,10 @@ from shared.wire.items import (
 )
 from shared.wire.requests import Request
 from shared.wire.responses import ReasoningEcho
+from support.answers import STATE
+from worker.backends.base import DIALECTS
 from worker.translate.chat_request import encode_chat
+from worker.translate.dialect import Ask
 
 TEXT = st.text(max_size=8)
 INPUTS = st.lists(st.builds(InputText, TEXT), max_size=3)
@@ -62,12 +66,35 @@ def test_it_is_what_the_worker_sends(
     except InvalidRequest:
         return  # never gets so far
     asked = request(tools=tools, instructions=instructions)
-    rendered = render(asked, items)
+    rendered = render_chat(asked, items)
     if rendered is None:
         assert any(isinstance(item, FunctionCall) for item in items)  # cut in mid-answer, or one output for two calls
         return
     sent = json.loads(encode_chat(asked, items, model="m", profile=PROFILES[profile]))
     assert rendered == {name: sent[name] for name in ("messages", "tools") if name in sent}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "profile"),
+    [("anthropic", "anthropic"), ("anthropic", "llamacpp"), ("responses", "openai"), ("responses", "llamacpp")],
+)
+@given(st.lists(ITEMS, max_size=7), TOOLS, st.none() | TEXT)
+def test_so_it_is_in_the_other_dialects(
+    dialect: str, profile: Preset, items: list[Item], tools: list[FunctionTool], instructions: str | None
+) -> None:
+    try:
+        check_pairing(items)
+    except InvalidRequest:
+        return
+    asked, quirks = request(tools=tools, instructions=instructions), spoken(PROFILES[profile], dialect)
+    if dialect == "anthropic":
+        rendered = render_anthropic(asked, items)
+    else:
+        rendered = render_responses(asked, items, developer=quirks.system_role)
+    if rendered is not None:
+        sent = json.loads(DIALECTS[dialect].encode(Ask(asked, items, "m", quirks, STATE)))
+        told = ("messages", "system", "input", "instructions", "tools")
+        assert rendered == {name: sent[name] for name in told if name in sent}
 
 
 HI = Message("user", "hi")
@@ -88,5 +115,6 @@ HI = Message("user", "hi")
     ],
 )
 def test_what_is_not_plain_is_not_claimed(fields: dict[str, Any], items: list[Item]) -> None:
-    assert render(request(), [HI]) is not None
-    assert render(request(**fields), items) is None
+    for render in (render_chat, render_anthropic, partial(render_responses, developer="system")):
+        assert render(request(), [HI]) is not None
+        assert render(request(**fields), items) is None

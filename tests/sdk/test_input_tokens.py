@@ -27,9 +27,19 @@ def table(address: str, profile: str, **more: str) -> str:
 
 @pytest.fixture(scope="module")
 def service(upstream_socket: socket.socket, llamacpp: LlamaCpp) -> Iterator[ClusterThread]:
-    """Models: `vllm`, `llamacpp` and `openai` are the test's upstream, by profile; `tiny` is a real llama.cpp."""
+    """Models: `vllm`, `llamacpp` and `openai` are the test's upstream, by profile, `anthropic` and `responses` by dialect;
+    `tiny` and those that begin with it are a real llama.cpp, over each dialect."""
     address = f"http://127.0.0.1:{upstream_socket.getsockname()[1]}/v1"
     rows = [table(address, "vllm", model="org/name"), table(address, "llamacpp"), table(address, "openai")]
+    for dialect, profile in (("anthropic", "anthropic"), ("responses", "openai")):
+        rows.append(
+            f'[models.{dialect}]\ndialect = "{dialect}"\nbase_url = "{address}"\nprofile = "{profile}"\nmodel = "theirs"\n'
+            'key_env = "BACKEND_KEY"\n'
+        )
+        rows.append(
+            f'[models.tiny-{dialect}]\ndialect = "{dialect}"\nbase_url = "{llamacpp.base_url}"\nmodel = "tiny"\n'
+            'profile = "llamacpp"\n'
+        )
     config = "".join([*rows, chat_model(llamacpp.base_url, "tiny", profile="llamacpp")])
     with ClusterThread(config=config, env={"BACKEND_KEY": KEY}) as cluster:
         yield cluster
@@ -119,6 +129,25 @@ async def test_vllm_counts(count: Count, upstream: FakeUpstream) -> None:
     assert call.body["tools"][0]["function"]["name"] == "f"
 
 
+@pytest.mark.parametrize(
+    ("dialect", "path", "told"),
+    [
+        ("anthropic", "/v1/messages/count_tokens", {"model", "messages", "system", "tools"}),
+        ("responses", "/v1/responses/input_tokens", {"model", "input", "instructions", "tools"}),
+    ],
+)
+async def test_those_who_made_a_dialect_count(
+    dialect: str, path: str, told: set[str], count: Count, upstream: FakeUpstream
+) -> None:
+    upstream.queue(status(200, {"object": "response.input_tokens", "input_tokens": 42}))
+    assert await count(model=dialect, input="hi", instructions="Be brief.", tools=[TOOL]) == (42, "exact")
+    call = await upstream.called()
+    assert (call.path, call.body.keys(), call.body["model"]) == (path, told, "theirs")
+    header, value = ("x-api-key", KEY) if dialect == "anthropic" else ("authorization", f"Bearer {KEY}")
+    assert call.headers[header] == value
+    assert ("anthropic-version" in call.headers) == (dialect == "anthropic")
+
+
 async def test_older_llamacpp_counts_its_prompt(count: Count, upstream: FakeUpstream) -> None:
     upstream.queue(status(404))
     upstream.queue(status(200, {"prompt": "<|user|>hi"}))
@@ -173,11 +202,12 @@ async def test_a_backend_that_is_away(count: Count, service: ClusterThread) -> N
         {"input": [{"role": role, "content": "hi"} for role in ("developer", "user", "assistant", "user")]},
     ],
 )
+@pytest.mark.parametrize("model", ["tiny", "tiny-anthropic", "tiny-responses"])
 async def test_a_real_llamacpp_counts_what_it_takes(
-    body: dict[str, Any], count: Count, client: openai.AsyncOpenAI
+    model: str, body: dict[str, Any], count: Count, client: openai.AsyncOpenAI
 ) -> None:
-    counted = await count(model="tiny", **body)
-    response = await client.responses.create(model="tiny", max_output_tokens=16, temperature=0, **body)
+    counted = await count(model=model, **body)
+    response = await client.responses.create(model=model, max_output_tokens=16, temperature=0, **body)
     assert response.usage is not None
     assert counted == (response.usage.input_tokens, "exact")
-    assert (await client.responses.input_tokens.count(model="tiny", **body)).input_tokens == counted[0]
+    assert (await client.responses.input_tokens.count(model=model, **body)).input_tokens == counted[0]
