@@ -21,9 +21,13 @@ log = structlog.get_logger()
 
 async def purge(responses: Responses, partition: str, settings: Settings) -> None:
     """For ever; at once over when the setting is off."""
+    listed = False
     while settings.max_stored_bytes:
         try:
             await step(responses, partition, settings)
+            if not listed:  # behind the first step, since when all that ends is listed
+                await responses.list_earlier(partition, keep_s=settings.retention_s)
+                listed = True
         except StoreUnavailable as error:
             log.warning("redis.unavailable", error=str(error))
         except Exception:  # whatever Redis answered: the next look may fare better

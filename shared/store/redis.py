@@ -77,7 +77,7 @@ LOST = (RedisConnectionError, RedisTimeoutError, OSError, TypeError, RuntimeErro
 Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "requeue", "submit", "takeover",
     "slot_free", "slot_keep", "slot_take", "survey", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
-    "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn", "purge",
+    "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn", "purge", "age",
 ]  # fmt: skip
 Result = TypeVar("Result")
 

@@ -13,11 +13,12 @@ from shared.core.frames import cut
 from shared.core.history import without
 from shared.core.packing import output_of, response_of, unpack
 from shared.ids import partition_of
-from shared.store.redis import HEARTBEAT_S, Store, within
+from shared.store.redis import HEARTBEAT_S, Store, prefix, within
 from shared.wire.responses import Response, Status
 
 Lane = Literal["foreground", "background"]
 PAGE_BYTES = 256 << 10
+SCAN_COUNT, SCAN_BUDGET_S = 500, 3.0
 BEAT_BUDGET_S = 1.0
 PURGING_S = 60
 SETTLED_S = 60.0
@@ -329,6 +330,18 @@ class Responses:
         args = most, PURGING_S, int(SETTLED_S * 1000), keep_s * 1000
         removed, left = await self._store.call("purge", partition, *args)
         return removed, left
+
+    async def list_earlier(self, partition: str, *, keep_s: int) -> None:
+        """List by age what ended while nobody listed it. Looks at every record, some at a time."""
+        start, cursor = f"{prefix(partition)}r:", 0
+        while True:
+            cursor, keys = await self._store.command(
+                "SCAN", cursor, "MATCH", f"{start}*", "COUNT", SCAN_COUNT, budget_s=SCAN_BUDGET_S
+            )
+            if keys:
+                await self._store.call("age", partition, keep_s, *[key[len(start) :] for key in keys])
+            if int(cursor) == 0:
+                return
 
     async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
         """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""

@@ -254,7 +254,7 @@ async def test_calls_out_of_order_are_told_apart(upstream: FakeUpstream, raw: Ra
 
 
 async def test_a_flood_of_tiny_deltas(upstream: FakeUpstream, service: ClusterThread, raw: RawClient) -> None:
-    count, step = 20_000, 1_000
+    count, step = 100_000, 1_000
     block = send(*[chunk("a")] * step)
     upstream.queue(start(), *[block] * (count // step), send(chunk(finish="stop"), chunk(usage=usage(9, count)), DONE))
     seen, numbers = 0, 0

@@ -20,6 +20,21 @@ async def until(look: Callable[[], Awaitable[int]], wanted: int) -> None:
             await asyncio.sleep(0.05)  # between two looks
 
 
+async def test_what_ended_before_the_setting_was_on_counts_too(raw_client: RawMaker) -> None:
+    async with running() as cluster:
+        raw, redis = raw_client(cluster.front_ends[0].origin), cluster.redis
+        response_id, newer_id = [(await create(raw, "hello", model="echo", stream=False))["id"] for _ in range(2)]
+        await ended(raw, response_id)
+        await ended(raw, newer_id)
+        assert not await redis.exists(AGED)
+        ended_ms = float(await redis.hget(f"rs:{{00}}:r:{response_id}", "ended"))
+        await redis.hset(f"rs:{{00}}:r:{response_id}", "ended", ended_ms - SETTLED_S * 1000 - 1000)  # long ago
+        await cluster.start_worker(RESPOOL_MAX_STORED_BYTES="1")
+        await until(lambda: redis.exists(f"rs:{{00}}:r:{response_id}"), 0)
+        assert (await raw.get(f"/v1/responses/{response_id}")).status == 404
+        assert await redis.zrange(AGED, 0, -1) == [newer_id.encode()]
+
+
 async def test_workers_purge_above_the_limit(raw_client: RawMaker) -> None:
     async with running(workers=2, env={"RESPOOL_MAX_STORED_BYTES": "1"}) as cluster:
         raw, redis = raw_client(cluster.front_ends[0].origin), cluster.redis
