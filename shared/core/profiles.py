@@ -173,6 +173,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = False
 
+    responses_logprobs: Annotated[
+        bool, Meta(description="Dialect `responses`: answers with log probabilities there, too.")
+    ] = True
+
     def key_header(self, key: str | None) -> dict[str, str]:
         if key is None:
             return {}
@@ -213,6 +217,7 @@ PROFILES: Mapping[Preset, Profile] = {
         file=False,
         reasoning_out="reasoning_content",
         effort_path=("chat_template_kwargs", "reasoning_effort"),
+        responses_logprobs=False,
     ),
     "ollama": Profile(
         family="text",
@@ -344,6 +349,7 @@ def spoken(profile: Profile, dialect: str) -> Profile:
         return msgspec.structs.replace(
             profile,
             fetches=profile.fetches | {"files"},
+            logprobs=profile.logprobs and profile.responses_logprobs,
             effort_path=("reasoning", "effort"),
             effort_bodies={},
             drop_params=profile.drop_params | (_RESPONSES_LACKS if profile.responses_trusted else frozenset()),

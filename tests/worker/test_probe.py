@@ -280,4 +280,4 @@ async def test_a_real_server(dialect: str, end: str, llamacpp: LlamaCpp, tmp_pat
     said = {row.part: (row.state, row.message) for row in rows}
     assert exit_code(rows) == 0
     assert said["answer"][0] == said["usage"][0] == said[end][0] == said["limit"][0] == "ok"
-    assert said.get("logprobs", ("",))[0] == {"chat": "ok", "anthropic": "", "responses": "warning"}[dialect]
+    assert ("logprobs" in said) == (dialect == "chat")

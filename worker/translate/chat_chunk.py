@@ -162,7 +162,8 @@ def read_usage(value: Any) -> Usage | None:
     """Our usage from theirs; ``None`` when it names no tokens at all."""
     if not isinstance(value, dict):
         return None
-    asked, made, both = (count(value.get(key)) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"), ("total_tokens",))
+    asked, made, both = (next((n for key in keys if (n := count(value.get(key))) is not None), None) for keys in names)
     if asked is None and made is None and both is None:
         return None
     into, out = _object(value.get("prompt_tokens_details")), _object(value.get("completion_tokens_details"))

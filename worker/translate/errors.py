@@ -166,7 +166,7 @@ def _filtered(value: dict[str, Any]) -> str:
 
 
 def _message(value: dict[str, Any], depth: int = 4) -> str:
-    for key in ("message", "detail", "error", "msg"):
+    for key in ("message", "detail", "error", "msg", "errors"):
         text = value.get(key)
         if isinstance(text, str) and text:
             return text

@@ -146,3 +146,12 @@ LEFT: list[tuple[Profile, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("profile", "fields", "expected"), LEFT)
 def test_what_is_left_out(profile: Profile, fields: dict[str, Any], expected: list[str]) -> None:
     assert left_out(request(**fields), profile) == expected
+
+
+def test_log_probabilities_depend_on_the_dialect() -> None:
+    def able(preset: Preset, dialect: str) -> bool:
+        return refused(spoken(PROFILES[preset], dialect), top_logprobs=2) == []
+
+    assert [able("llamacpp", dialect) for dialect in ("chat", "responses", "anthropic")] == [True, False, False]
+    assert [able("openai", dialect) for dialect in ("chat", "responses")] == [True, True]
+    assert [able("groq", dialect) for dialect in ("chat", "responses")] == [False, False]

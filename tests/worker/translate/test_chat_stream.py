@@ -366,6 +366,13 @@ def test_an_error_in_a_choice() -> None:
     assert "slow" in response.error.message
 
 
+def test_usage_by_its_other_names() -> None:
+    told = {"input_tokens": 9, "output_tokens": 2}
+    assert outcome(play({"content": "x"}, STOP | {"usage": told}))["usage"] == [9, 0, 2, 0]
+    both = told | {"prompt_tokens": 8, "completion_tokens": 3}
+    assert outcome(play({"content": "x"}, STOP | {"usage": both}))["usage"] == [8, 0, 3, 0]
+
+
 def test_usage_of_zeros_takes_nothing_back() -> None:
     told = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
     zeros = dict.fromkeys(told, 0)

@@ -83,6 +83,7 @@ SHAPES: list[tuple[Any, str]] = [
     ({"detail": "why"}, "why"),
     ({"detail": [{"msg": "why", "loc": ["body"]}, {"msg": "and"}, "so"]}, "why; and; so"),
     ({"object": "error", "message": "why", "code": "3280"}, "why"),
+    ({"success": False, "errors": [{"code": 7000, "message": "why"}]}, "why"),
     ([{"error": {"message": "why", "status": "INVALID_ARGUMENT"}}], "why"),
     (b'data: {"error":{"message":"why"}}\n\ndata: [DONE]\n\n', "why"),
     (b'event: error\ndata: {"error":{"message":"why"}}', "why"),
