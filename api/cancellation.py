@@ -66,7 +66,9 @@ class Canceller:
                 return
         attempt = await self._responses.take_over(response_id, self._hub.process, self._settings.lease_s)
         if attempt is not None:
-            await settle_from_log(self._responses, response_id, attempt, Ending("cancelled"), at=int(time.time()))
+            await settle_from_log(
+                self._responses, self._hub.process, response_id, attempt, Ending("cancelled"), at=int(time.time())
+            )
 
 
 def _render(snapshot: Snapshot, ending: Ending) -> tuple[bytes, bytes]:

@@ -140,7 +140,7 @@ class Run:
             # Written by a newer version, or damaged: no worker of ours can run it.
             log.exception("job.unreadable")
             ending = Ending("failed", error=ResponseError("server_error", "This response cannot be read back."))
-            return await settle_from_log(self._tools.responses, self._claimed.id, self.attempt, ending, at=_now())
+            return await self._settle_from_log(ending)
         self._emitter = self._fresh(request)
         self._work = asyncio.create_task(self._relay(request))
         if self._reason is not None:
@@ -339,15 +339,19 @@ class Run:
     async def _settle_cancelled(self, response: Response) -> str:
         """The end came too late: a cancel had been noted. What was logged is kept; without a log, what there is."""
         if self._claimed.stream:
-            return await settle_from_log(
-                self._tools.responses, self._claimed.id, self.attempt, Ending("cancelled"), at=_now()
-            )
+            return await self._settle_from_log(Ending("cancelled"))
         response = msgspec.structs.replace(
             response, status="cancelled", completed_at=None, error=None, incomplete_details=None
         )
         body, output_bytes = encode_ended(response)
         await self._line.settle("cancelled", b"", 0, body=body, output_bytes=output_bytes, attempts=self._attempts)
         return "cancelled"
+
+    async def _settle_from_log(self, ending: Ending) -> str:
+        tools = self._tools
+        return await settle_from_log(
+            tools.responses, tools.outbox.worker, self._claimed.id, self.attempt, ending, at=_now()
+        )
 
 
 def _failed(message: str) -> Ending:

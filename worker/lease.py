@@ -131,7 +131,7 @@ class Leases:
         try:
             ending, empty = REASONS[reaped.reason], reaped.what == "empty"
             word = await settle_from_log(
-                self._responses, reaped.id, reaped.attempt, ending, at=int(time.time()), empty=empty
+                self._responses, self._worker, reaped.id, reaped.attempt, ending, at=int(time.time()), empty=empty
             )
             log.warning("response.reaped", response_id=reaped.id, reason=reaped.reason, answer=word)
         except StoreUnavailable as error:  # when the lease is over, the next look takes it again

@@ -73,7 +73,7 @@ async def serve(settings: Settings, redis_url: str) -> None:
         store = Store(client)
         responses, observer = Responses(store), Observer(Ratios(store))
         http = await stack.enter_async_context(HttpBackend())
-        outbox = await stack.enter_async_context(Outbox(responses, PARTITION))
+        outbox = await stack.enter_async_context(Outbox(responses, PARTITION, name))
         sealer = Sealer([key.reveal() for key in settings.seal_keys])
         places = Places(Slots(store), lease_s=settings.lease_s, renew_s=settings.renew_s)
         backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer, places)

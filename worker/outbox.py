@@ -209,8 +209,9 @@ def _merge(parts: list[Part]) -> Part:
 class Outbox:
     """The flushes of one partition. ``async with`` starts it; leaving waits for nothing (settle has its own wait)."""
 
-    def __init__(self, responses: Responses, partition: str) -> None:
+    def __init__(self, responses: Responses, partition: str, worker: str) -> None:
         self.size = 0
+        self.worker = worker
         self._responses = responses
         self._partition = partition
         self._lines: dict[Line, None] = {}
@@ -269,7 +270,7 @@ class Outbox:
         while True:
             try:
                 return await self._responses.flush(
-                    self._partition, parts, budget_s=BUDGET_S + size / SLOWEST_BYTES_PER_S
+                    self._partition, self.worker, parts, budget_s=BUDGET_S + size / SLOWEST_BYTES_PER_S
                 )
             except StoreUnavailable as error:
                 log.warning("redis.unavailable", error=str(error), parts=len(parts) // 2)

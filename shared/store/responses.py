@@ -343,9 +343,9 @@ class Responses:
             if int(cursor) == 0:
                 return
 
-    async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
-        """Append and settle *parts*, header and blob by turns: see ``flush.lua``. One word per part."""
-        return [word.decode() for word in await self._store.call("flush", partition, *parts, budget_s=budget_s)]
+    async def flush(self, partition: str, who: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
+        """Append and settle *parts* of what *who* owns, header and blob by turns: see ``flush.lua``. One word per part."""
+        return [word.decode() for word in await self._store.call("flush", partition, who, *parts, budget_s=budget_s)]
 
     async def tick(self, partition: str, lease_s: float) -> Load:
         """Show that Redis answers, and see what there is to do."""

@@ -1,6 +1,6 @@
 """Settle a response for a worker that is gone (or does not follow a cancel), from what its log holds.
 
-Who calls this owns the response by its attempt number; a log that goes on under another owner is refused by the script.
+Who calls this owns the response, under an attempt number; a log that goes on under another owner is refused by the script.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ _decode_response = msgspec.json.Decoder(Response).decode
 
 
 async def settle_from_log(
-    responses: Responses, response_id: str, attempt: int, ending: Ending, *, at: int, empty: bool = False
+    responses: Responses, who: str, response_id: str, attempt: int, ending: Ending, *, at: int, empty: bool = False
 ) -> str:
-    """Close what is open and settle with *ending*. Returns the script's word (``ok`` when it is settled).
+    """Close what is open and settle with *ending*; *who* owns the response. Returns the script's word (``ok`` when it is settled).
 
     *at* is Unix seconds. With *empty* the log is not read and the output is lost: the last resort for a log that
     cannot be folded.
@@ -46,7 +46,7 @@ async def settle_from_log(
         response_id, attempt, first, len(events), response.status,
         frames=render_all(events), body=body, output_bytes=output_bytes,
     )  # fmt: skip
-    return (await responses.flush(partition_of(response_id), [header, blob], budget_s=BUDGET_S))[0]
+    return (await responses.flush(partition_of(response_id), who, [header, blob], budget_s=BUDGET_S))[0]
 
 
 async def read_log(responses: Responses, response_id: str) -> bytes:

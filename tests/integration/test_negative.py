@@ -38,6 +38,7 @@ LUA = "shared/store/lua"
 MECHANISMS: Mapping[str, Sequence[Edit]] = {
     "fence": [
         Edit(f"{LUA}/flush.lua", "if v[2] ~= attempt then return 'fenced' end", ""),
+        Edit(f"{LUA}/flush.lua", "if v[5] ~= who and not terminal(v[1]) then return 'fenced' end", ""),
         Edit(f"{LUA}/renew.lua", "or v[2] ~= worker or v[3] ~= ARGV[i + 1]", ""),
     ],
     "lease": [Edit(f"{LUA}/renew.lua", "redis.call('ZADD', P .. 'live', t + ARGV[2], ARGV[i])", "")],

@@ -158,8 +158,8 @@ def object_of(status: str, output: str = '["out"]') -> bytes:
     return f'{{"status":"{status}","output":{output},"model":"m"}}'.encode()
 
 
-async def flush(responses: Responses, *parts: Parts) -> list[str]:
-    return await responses.flush(PARTITION, [one for part in parts for one in part], budget_s=3.0)
+async def flush(responses: Responses, *parts: Parts, who: str = WORKER) -> list[str]:
+    return await responses.flush(PARTITION, who, [one for part in parts for one in part], budget_s=3.0)
 
 
 async def ended(responses: Responses, number: int, status: Status = "completed", **changes: Any) -> None:

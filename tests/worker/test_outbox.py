@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from shared.errors import StoreUnavailable
 from shared.store.responses import Responses
-from support.valkey import PARTITION, TENANT, due, key, log_of, rid, started
+from support.valkey import PARTITION, TENANT, WORKER, due, key, log_of, rid, started
 from worker.outbox import MAX_FLUSH_BYTES, MAX_LINE_BYTES, MAX_PARTS, Line, Outbox
 
 WAIT_S = 5.0
@@ -30,7 +30,7 @@ class Wire:
         self._responses = responses
         self._sending = asyncio.Condition()
 
-    async def flush(self, partition: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
+    async def flush(self, partition: str, who: str, parts: Sequence[str | bytes], *, budget_s: float) -> list[str]:
         async with self._sending:
             self.sent.append([str(header) for header in parts[::2]])
             self.sizes.append(sum(len(blob) for blob in parts[1::2]))
@@ -38,7 +38,7 @@ class Wire:
         await self.open.wait()
         if self.refuse:
             raise self.refuse.pop(0)
-        words = await self._responses.flush(partition, parts, budget_s=budget_s)
+        words = await self._responses.flush(partition, who, parts, budget_s=budget_s)
         if self.lose_replies:
             self.lose_replies -= 1
             raise StoreUnavailable("the reply was lost")
@@ -83,7 +83,7 @@ async def bench(responses: Responses, count: int = 1) -> AsyncIterator[Bench]:
     for number in range(1, count + 1):
         await started(responses, number)
     wire = Wire(responses)
-    async with Outbox(wire, PARTITION) as outbox:  # type: ignore[arg-type]
+    async with Outbox(wire, PARTITION, WORKER) as outbox:  # type: ignore[arg-type]
         yield Bench(wire, outbox, count)
 
 

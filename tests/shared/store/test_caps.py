@@ -75,7 +75,7 @@ async def cancelled_for_a_deaf_worker(responses: Responses, redis: Redis) -> Non
     await cancel(responses)
     assert await responses.take_over(rid(1), "f-2", LEASE_S) == 2
     assert await counts(redis) == {"active": 1, "running": 1}
-    assert await flush(responses, settle(1, 2, "cancelled", attempt=2)) == ["ok"]
+    assert await flush(responses, settle(1, 2, "cancelled", attempt=2), who="f-2") == ["ok"]
 
 
 async def requeued_by_the_reaper(responses: Responses, redis: Redis) -> None:
@@ -97,7 +97,7 @@ async def settled_by_the_reaper(responses: Responses, redis: Redis) -> None:
     await due(redis, 1)  # the reaper dies, too
     await reap(responses)
     assert await counts(redis) == {"active": 1, "running": 1}
-    assert await flush(responses, settle(1, 3, "failed", attempt=3)) == ["ok"]
+    assert await flush(responses, settle(1, 3, "failed", attempt=3), who="w-2") == ["ok"]
 
 
 async def waited_too_long(responses: Responses, redis: Redis) -> None:
@@ -105,7 +105,7 @@ async def waited_too_long(responses: Responses, redis: Redis) -> None:
     await due(redis, 1)
     await reap(responses, max_queue_s=-1)
     assert await counts(redis) == {"active": 1, "running": 1}
-    assert await flush(responses, settle(1, 1, "failed")) == ["ok"]
+    assert await flush(responses, settle(1, 1, "failed"), who="w-2") == ["ok"]
 
 
 async def released_and_run_again(responses: Responses, redis: Redis) -> None:

@@ -342,7 +342,7 @@ async def read_by(responses: Responses, number: int, *, max_bytes: int = MAX_BYT
 async def ended_turn(conversations: Conversations, responses: Responses, number: int, **changes: Any) -> None:
     await submit(responses, await turn(conversations, number, **changes))
     await claim(responses, worker=f"w-{number}")
-    assert await flush(responses, settle(number, 0, count=0)) == ["ok"]
+    assert await flush(responses, settle(number, 0, count=0), who=f"w-{number}") == ["ok"]
 
 
 async def test_a_turn_keeps_what_it_has_read(conversations: Conversations, responses: Responses) -> None:

@@ -62,9 +62,12 @@ class Made:
         assert await read_log(responses, rid(self.number)) == b"".join(self.frames)
         if self.frames:
             for after in (0, 3, len(self.frames) - 2):
-                page = await responses.watch(rid(self.number), TENANT, INBOX, after)
-                assert page is not None
-                found = b"".join(batch.frames for batch in page.batches)  # of a log, from the start of a batch
+                found, seen = b"", after  # of a log, from the start of a batch
+                while seen < len(self.frames) - 1:
+                    page = await responses.watch(rid(self.number), TENANT, INBOX, seen)
+                    assert page is not None
+                    found += b"".join(batch.frames for batch in page.batches)
+                    seen = page.batches[-1].first + page.batches[-1].count - 1
                 assert found.endswith(b"".join(self.frames[after + 1 :]))
         assert (await responses.items_of(rid(self.number), TENANT))[1] == self.output
         chain = await responses.chain(rid(self.number), TENANT, **LIMITS)

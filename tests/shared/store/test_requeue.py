@@ -33,7 +33,7 @@ async def test_a_running_response_runs_again_and_its_old_owner_is_fenced(respons
     (again,) = await claim(responses, 2, worker="w-2")
     assert (again.id, again.attempt) == (rid(1), 3)
     assert await redis.hget(key("r", 1), "crashes") == "0"
-    assert await flush(responses, append(1, 2, attempt=3), settle(1, 3, attempt=3)) == ["ok", "ok"]
+    assert await flush(responses, append(1, 2, attempt=3), settle(1, 3, attempt=3), who="w-2") == ["ok", "ok"]
 
 
 async def test_a_response_in_no_queue_is_put_back(responses: Responses, redis: Redis) -> None:

@@ -407,6 +407,24 @@ async def test_a_terminal_status_never_changes(responses: Responses, redis: Redi
     assert await object_in(responses, 1) == object_of(first)
 
 
+async def test_two_owners_of_one_attempt_are_told_apart(valkey: str, responses: Responses, redis: Redis) -> None:
+    """Redis has lost that the first one took it, and gave the same attempt to the second."""
+    await submit(responses, new(1))
+    async with Redis.from_url(valkey) as undecoded:
+        before = {name: await undecoded.dump(name) for name in await redis.keys()}
+        await claim(responses)
+        assert await flush(responses, append(1, 2)) == ["ok"]
+        await redis.flushall()
+        for name, dump in before.items():
+            await undecoded.restore(name, 0, dump)
+    (again,) = await claim(responses, worker="w-2")
+    assert again.attempt == 1
+    assert await flush(responses, append(1, 2, b"<y>"), who="w-2") == ["ok"]
+    assert await flush(responses, append(1, 2), append(1, 3), settle(1, 3)) == ["fenced"] * 3
+    assert await flush(responses, settle(1, 3), who="w-2") == ["ok"]
+    assert (await log_of(redis, 1)).endswith(b"<y><end>")
+
+
 async def test_settle_is_fenced(responses: Responses, redis: Redis) -> None:
     await submit(responses, new(1))
     assert await flush(responses, settle(1, 1, attempt=0)) == ["fenced"]  # nobody has claimed it
@@ -580,7 +598,7 @@ async def test_takeover_fences_the_owner(responses: Responses, redis: Redis) -> 
     assert await responses.renew(PARTITION, WORKER, [(rid(1), 1)], LEASE_S) == ["lost"]
     assert await flush(responses, settle(1, 2, "cancelled")) == ["fenced"]
     assert await left_s(redis) == about(LEASE_S)
-    assert await flush(responses, settle(1, 2, "cancelled", attempt=2)) == ["ok"]
+    assert await flush(responses, settle(1, 2, "cancelled", attempt=2), who="f-2") == ["ok"]
 
 
 # release
@@ -663,7 +681,7 @@ async def test_reap_requeues_once_what_nobody_has_seen(responses: Responses, red
     assert await reap(responses) == [Reaped(rid(1), "settle", 4, "lost")]
     assert (await record(redis))["owner"] == "w-2"
     assert await left_s(redis) == about(LEASE_S)
-    assert await flush(responses, settle(1, 2, "failed", attempt=4)) == ["ok"]
+    assert await flush(responses, settle(1, 2, "failed", attempt=4), who="w-2") == ["ok"]
 
 
 async def test_reap_does_not_requeue_what_was_seen(responses: Responses, redis: Redis) -> None:
@@ -679,7 +697,7 @@ async def test_reap_settles_what_was_cancelled(responses: Responses, redis: Redi
     await cancel(responses, 1, seq=2)
     await due(redis, 1)
     assert await reap(responses) == [Reaped(rid(1), "settle", 2, "cancelled")]
-    assert await flush(responses, settle(1, 2, "failed", attempt=2)) == ["cancelled"]
+    assert await flush(responses, settle(1, 2, "failed", attempt=2), who="w-2") == ["cancelled"]
 
 
 async def test_reap_gives_up_a_log_that_kills_who_reads_it(responses: Responses, redis: Redis) -> None:
@@ -697,7 +715,7 @@ async def test_reap_ends_what_waited_too_long(responses: Responses, redis: Redis
     await due(redis, 1)
     assert await reap(responses, max_queue_s=0) == [Reaped(rid(1), "settle", 1, "waited")]
     assert not await waits(redis)
-    assert await flush(responses, settle(1, 1, "failed")) == ["ok"]
+    assert await flush(responses, settle(1, 1, "failed"), who="w-2") == ["ok"]
 
 
 async def test_reap_looks_again_at_what_waits(responses: Responses, redis: Redis) -> None:
@@ -883,7 +901,7 @@ async def every_life(responses: Responses, redis: Redis, numbers: range) -> None
     assert await flush(responses, append(two, 2), settle(two, 3)) == ["ok", "ok"]
     assert await cancel(responses, three, seq=2) == ("noted", "1")
     assert await responses.take_over(rid(three), "f-2", LEASE_S) == 2
-    assert await flush(responses, settle(three, 2, "cancelled", attempt=2)) == ["ok"]
+    assert await flush(responses, settle(three, 2, "cancelled", attempt=2), who="f-2") == ["ok"]
     assert await responses.release(rid(four), 1, "drain", delay_s=0, tries=0) == "ok"
     await due(redis, five)
     await due(redis, six)
@@ -892,7 +910,7 @@ async def every_life(responses: Responses, redis: Redis, numbers: range) -> None
     assert await flush(responses, settle(four, 2, attempt=3), settle(five, 2, "failed", attempt=3)) == ["ok", "ok"]
     await due(redis, six)
     assert await reap(responses) == [Reaped(rid(six), "settle", 4, "lost")]
-    assert await flush(responses, settle(six, 2, "failed", attempt=4)) == ["ok"]
+    assert await flush(responses, settle(six, 2, "failed", attempt=4), who="w-2") == ["ok"]
     assert await responses.delete(rid(two), TENANT) == "ok"
     assert await chain(responses, five) != "gone"
     await responses.tick(PARTITION, LEASE_S)
