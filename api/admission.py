@@ -11,7 +11,7 @@ import structlog
 from shared.config import Settings
 from shared.core.admission import Rate, is_full, plan_retry_after
 from shared.errors import ApiError, Overloaded, RateLimited
-from shared.store.responses import Load
+from shared.store.rows import Load
 
 DRAIN_RETRY_AFTER_S = 1
 """Another front end answers at once, or the next one soon."""

@@ -11,7 +11,8 @@ from shared.core.frames import render_all
 from shared.core.lifecycle import TERMINAL
 from shared.errors import Overloaded
 from shared.hub import Hub, Reader
-from shared.store.responses import Responses, Snapshot
+from shared.store.responses import Responses
+from shared.store.rows import Snapshot
 from shared.store.takeover import settle_from_log
 from shared.wire.responses import Response
 

@@ -26,7 +26,8 @@ from shared.ids import (
     partition_number,
     response_id,
 )
-from shared.store.responses import NewResponse, Responses
+from shared.store.responses import Responses
+from shared.store.rows import NewResponse
 from shared.wire.requests import Request
 
 _encode = msgspec.json.Encoder().encode

@@ -16,7 +16,8 @@ from shared.core.frames import DONE, PING, cut
 from shared.core.lifecycle import TERMINAL
 from shared.errors import StoreUnavailable
 from shared.hub import Hub, Reader
-from shared.store.responses import Batch, Page, Responses
+from shared.store.responses import Responses
+from shared.store.rows import Batch, Page
 
 RECHECK_S = 5.0
 STORE_AWAY_S = 60.0

@@ -15,7 +15,7 @@ from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, NotFound, StoreUnavailable
 from shared.hub import Reader
 from shared.logs import bound
-from shared.store.responses import NewResponse, Snapshot
+from shared.store.rows import NewResponse, Snapshot
 from shared.wire.responses import ResponseError, Status
 
 GRACE_S = 5.0

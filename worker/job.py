@@ -22,7 +22,9 @@ from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
 from shared.metrics import FIRST, QUEUED, RUN, TOKENS
-from shared.store.responses import Claimed, Responses, encode_ended
+from shared.store.parts import encode_ended
+from shared.store.responses import Responses
+from shared.store.rows import Claimed
 from shared.store.takeover import settle_from_log
 from shared.tasks import die_starved
 from shared.wire.events import Event

@@ -14,7 +14,8 @@ from shared.core.lifecycle import MAX_CRASHES
 from shared.core.packing import pack_ended, pack_output
 from shared.errors import StoreUnavailable
 from shared.metrics import Report
-from shared.store.responses import Reaped, Responses
+from shared.store.responses import Responses
+from shared.store.rows import Reaped
 from shared.store.takeover import read_log, settle_from_log
 from shared.tasks import die_starved
 from shared.wire.responses import ResponseError

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from shared.errors import StoreUnavailable
 from shared.store.commands import Commands, pack
 from shared.store.redis import LOST, bell_key
-from shared.store.responses import Claimed, Lane
+from shared.store.rows import Claimed, Lane
 from worker.job import Run, Tools
 from worker.lease import Leases
 

@@ -14,7 +14,8 @@ from typing import Literal, Self
 import structlog
 
 from shared.errors import StoreUnavailable
-from shared.store.responses import Responses, append_header, settle_part
+from shared.store.parts import append_header, settle_part
+from shared.store.responses import Responses
 from shared.tasks import die_starved, end
 from shared.wire.responses import Status
 

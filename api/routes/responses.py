@@ -25,7 +25,7 @@ from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
 from shared.ids import is_response_id
 from shared.logs import bound
-from shared.store.responses import NewResponse, Snapshot
+from shared.store.rows import NewResponse, Snapshot
 from shared.wire.requests import Request
 from shared.wire.responses import Deleted, Response
 

@@ -1,23 +1,33 @@
 """A response's life in Redis, behind verbs. Each verb is one script, so one round trip and one atomic step."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, cast
 
 import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from shared.core.frames import cut
 from shared.core.history import without
-from shared.core.packing import output_of, response_of, unpack
 from shared.ids import partition_of
+from shared.store.packed import object_of, outputs_of, unpacked
 from shared.store.redis import HEARTBEAT_S, Store, prefix, within
-from shared.wire.responses import Response, Status
+from shared.store.rows import (
+    PAGE_BYTES,
+    Batch,
+    CancelAnswer,
+    Claimed,
+    Lane,
+    Load,
+    NewResponse,
+    Page,
+    Reaped,
+    Snapshot,
+    Submitted,
+    claimed_of,
+    status_of,
+)
+from shared.wire.responses import Status
 
-Lane = Literal["foreground", "background"]
-PAGE_BYTES = 256 << 10
 SCAN_COUNT, SCAN_BUDGET_S = 500, 3.0
 BEAT_BUDGET_S = 1.0
 PURGING_S = 60
@@ -25,149 +35,8 @@ SETTLED_S = 60.0
 """What has just ended is not purged: somebody reads it now."""
 PACKED_ROW, NEWER_ROW = 8, 2
 MOST_NEWER = 10_000
-INLINE_BYTES = 4096
-"""So much of what is packed is unpacked on the event loop (a millisecond); more in a thread."""
-Result = TypeVar("Result")
 log = structlog.get_logger()
-_encode = msgspec.json.Encoder().encode
 _JOB = msgspec.msgpack.Encoder()
-
-
-@dataclass(frozen=True, slots=True)
-class NewResponse:
-    """What submit writes. ``opening`` are the first frames (``opening_count`` of them), ``begin`` the later
-    ``response.in_progress``; all empty when the response has no log. ``items`` is a JSON array."""
-
-    id: str
-    tenant: str
-    lane: Lane
-    inbox: str
-    stream: bool
-    background: bool
-    store: bool
-    keep_s: int
-    parent: str
-    request_id: str
-    request: bytes
-    object: bytes
-    items: bytes
-    created_ms: int
-    opening: bytes = b""
-    opening_count: int = 0
-    begin: bytes = b""
-    head_start_ms: int = 0
-    """It queues as if it had come so much earlier."""
-    conversation: str = ""
-    read: tuple[int, int] = (0, 0)
-    """How many batches and deleted items of the conversation were read, when its context was checked."""
-    idempotency: tuple[str, str] = ("", "")
-    """Hashes of the Idempotency-Key and of the body."""
-
-
-Submitted = Literal["ok", "full", "capped", "parent", "conversation", "locked", "made", "reused"]
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one partition has to do. ``ended`` (by final status) counts on for ever, or begins anew when Redis has lost
-    it; ages are of the first in each lane."""
-
-    ended: dict[str, int]
-    unsettled: int
-    to_pack: int
-    waiting: dict[Lane, int]
-    oldest_s: dict[Lane, float]
-
-    @property
-    def settled(self) -> int:
-        return sum(self.ended.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A response as it stands. ``seq`` is the number of events so far; ``object`` the stored Response, whose status
-    is overruled by ``status`` while it is not terminal."""
-
-    status: Status
-    seq: int
-    stream: bool
-    background: bool
-    store: bool
-    shown: bool
-    attempt: int
-    object: bytes
-    place: int | None = None
-    """In its queue, from 0; ``None`` unless it waits there for its first run."""
-    attempts: str = ""
-    """The calls to backends, as ``backend:outcome:seconds``, by commas."""
-
-    @property
-    def visible(self) -> bool:
-        """Whether its id is known to anybody but the connection that created it."""
-        return self.store or self.background
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Frames of the events ``first`` to ``first + count - 1``."""
-
-    first: int
-    count: int
-    frames: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A response's log behind some number, at most ``PAGE_BYTES`` (or one batch) of it. The log goes on when the last
-    batch ends before ``seq``."""
-
-    status: Status
-    seq: int
-    stream: bool
-    visible: bool
-    batches: list[Batch]
-
-    @property
-    def large(self) -> bool:
-        """Whether it holds more than a page should: that is always a single batch."""
-        return len(self.batches) == 1 and len(self.batches[0].frames) > PAGE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A response that this worker runs now. ``request`` is JSON, ``items`` a JSON array; ``age_ms`` the time
-    since it was submitted, by Redis' clock."""
-
-    id: str
-    attempt: int
-    seq: int
-    tries: int
-    releases: int
-    stream: bool
-    age_ms: int
-    request_id: str
-    lane: Lane
-    parent: str
-    request: bytes
-    items: bytes
-    tenant: str
-    attempts: str
-    """The calls to backends of earlier executions: see `Snapshot`."""
-    sticky: str
-    """The backend that the turn before has come from; empty without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What the reaper did or must do: see ``reap.lua``."""
-
-    id: str
-    what: Literal["pack", "requeued", "settle", "empty"]
-    attempt: int
-    reason: Literal["ended", "lost", "cancelled", "waited", "waiting"]
-
-
-CancelAnswer = tuple[Literal["gone", "ended", "settled", "moved", "noted"], str]
 
 
 class Responses:
@@ -200,8 +69,8 @@ class Responses:
             return None
         status, seq, stream, background, store, shown, attempt, place, attempts, *kept = row
         flags = stream == b"1", background == b"1", store == b"1", shown == b"1"
-        body = await _object(*kept) if whole else b""
-        return Snapshot(_status(status), int(seq), *flags, int(attempt), body, place, attempts.decode())
+        body = await object_of(*kept) if whole else b""
+        return Snapshot(status_of(status), int(seq), *flags, int(attempt), body, place, attempts.decode())
 
     async def attend(self, response_id: str, tenant: str, inbox: str) -> None:
         """*inbox* hears when the status changes. To be called before the status is read, so that nothing is missed."""
@@ -219,10 +88,10 @@ class Responses:
             return None
         status, seq, stream, background, store = row[:5]
         if len(row) == PACKED_ROW and row[6] == b"-1":
-            batches = [await _unpacked(row[7], after, int(seq))] if after + 1 < int(seq) else []
-            return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
+            batches = [await unpacked(row[7], after, int(seq))] if after + 1 < int(seq) else []
+            return Page(status_of(status), int(seq), stream == b"1", b"1" in (store, background), batches)
         batches = [Batch(int(row[i]), int(row[i + 1]), row[i + 2]) for i in range(5, len(row), 3)]
-        return Page(_status(status), int(seq), stream == b"1", b"1" in (store, background), batches)
+        return Page(status_of(status), int(seq), stream == b"1", b"1" in (store, background), batches)
 
     async def pack(
         self, response_id: str, *, log: bytes = b"", output: bytes = b"", makes_object: bool = False
@@ -263,13 +132,13 @@ class Responses:
         if answer[0] != b"ok":
             return cast(Literal["gone", "long"], answer[0].decode())
         _, deleted, batches, *turns = answer
-        turns[1::2] = await _outputs(turns[1::2])
+        turns[1::2] = await outputs_of(turns[1::2])
         return [*without(batches, [each.decode() for each in deleted]), *turns]
 
     async def items_of(self, response_id: str, tenant: str) -> list[bytes]:
         """Input and output of one stored response, JSON arrays; empty when this tenant has no such response."""
         answer: list[bytes] = await self._store.call("block", partition_of(response_id), response_id, tenant)
-        return [answer[0], *await _outputs(answer[1:])] if answer else []
+        return [answer[0], *await outputs_of(answer[1:])] if answer else []
 
     async def claim(
         self, partition: str, worker: str, call: int, *, slots: int, lease_s: float, lanes: Sequence[Lane]
@@ -277,7 +146,7 @@ class Responses:
         """At most *slots* waiting responses. *call* must be the same when a claim is repeated, and only then."""
         rows = await self._store.call("claim", partition, worker, call, slots, int(lease_s * 1000), *lanes)
         self._note_newer(row[0] for row in rows if len(row) == NEWER_ROW)
-        return [_claimed(row) for row in rows if len(row) != NEWER_ROW]
+        return [claimed_of(row) for row in rows if len(row) != NEWER_ROW]
 
     async def renew(
         self, partition: str, worker: str, held: Sequence[tuple[str, int]], lease_s: float
@@ -380,76 +249,3 @@ class Responses:
         """How many responses wait for a worker."""
         lanes = [f"arq:queue:{{{partition}}}:{lane}" for lane in ("foreground", "background")]
         return sum([await self.client.zcard(lane) for lane in lanes])
-
-
-async def _object(body: bytes | None, at: bytes | None, output: bytes | None, log: bytes | None) -> bytes:
-    """The Response, JSON, from what ``read.lua`` found of it."""
-    if body is None:
-        return await _off_loop(lambda: response_of(log), len(log)) if log else b""
-    if at is None:
-        return body
-    (whole,) = await _outputs([output or b""])
-    return b"".join((body[: int(at)], whole, body[int(at) :]))
-
-
-async def _outputs(stored: list[bytes]) -> list[bytes]:
-    """JSON arrays, from what blocks keep."""
-    if all(each.startswith(b"[") for each in stored):
-        return stored
-    return await _off_loop(lambda: [output_of(each) for each in stored], sum(map(len, stored)))
-
-
-async def _off_loop(work: Callable[[], Result], packed_bytes: int) -> Result:
-    """Unpack: a lot of it off the event loop."""
-    return await asyncio.to_thread(work) if packed_bytes > INLINE_BYTES else work()
-
-
-async def _unpacked(packed: bytes, after: int, seq: int) -> Batch:
-    """What of a packed log lies behind event *after*."""
-    frames = await _off_loop(lambda: unpack(packed), len(packed))
-    return Batch(after + 1, seq - after - 1, cut(frames, after + 1))
-
-
-def append_header(response_id: str, attempt: int, first: int, count: int, *, shown: bool) -> str:
-    return f"a {response_id} {attempt} {first} {count} {int(shown)}"
-
-
-def settle_part(
-    response_id: str,
-    attempt: int,
-    first: int,
-    count: int,
-    status: Status,
-    *,
-    frames: bytes,
-    body: bytes,
-    output_bytes: int,
-    attempts: str = "",
-) -> tuple[str, bytes]:
-    """Header and blob of a settle part. *output_bytes* is how much of *body* is its output: see ``encode_ended``;
-    *attempts* as in `Snapshot`."""
-    header = f"s {response_id} {attempt} {first} {count} {status} {len(frames)} {output_bytes} {attempts}"
-    return header, frames + body
-
-
-def encode_ended(response: Response) -> tuple[bytes, int]:
-    """The Response as JSON, and how many bytes of that are the array of its output items."""
-    body = _encode(response)
-    rest = _encode(msgspec.structs.replace(response, output=[]))
-    return body, len(body) - len(rest) + len(b"[]")
-
-
-def _status(word: bytes) -> Status:
-    return cast(Status, word.decode())
-
-
-def _claimed(row: list[bytes]) -> Claimed:
-    response_id, attempt, seq, tries, releases, stream, age, request_id, lane, parent, request, items, *more = row
-    tenant, attempts, before = (each.decode() for each in more)
-    sticky = before.rpartition(",")[2].partition(":")[0]
-    counts = int(attempt), int(seq), int(tries), int(releases)
-    lane_name = cast(Lane, lane.decode())
-    return Claimed(
-        response_id.decode(), *counts, stream == b"1", int(age), request_id.decode(), lane_name,
-        parent.decode(), request, items, tenant, attempts, sticky,
-    )  # fmt: skip

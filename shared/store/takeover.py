@@ -11,7 +11,8 @@ from shared.core.accumulate import Fold
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import decode, render_all
 from shared.ids import partition_of
-from shared.store.responses import Responses, encode_ended, settle_part
+from shared.store.parts import encode_ended, settle_part
+from shared.store.responses import Responses
 from shared.wire.responses import Response
 
 BUDGET_S = 3.0

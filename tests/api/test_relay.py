@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from api.relay import PIECE_BYTES, Follower
 from shared.hub import Hub, Reader
 from shared.loans import Loans
-from shared.store.responses import PAGE_BYTES, Responses
+from shared.store.responses import Responses
+from shared.store.rows import PAGE_BYTES
 from support.valkey import INBOX, TENANT, append, flush, rid, settle, started
 
 LARGE = b"data: " + bytes(range(48, 122)) * (2 * PAGE_BYTES // 74) + b"\n\n"

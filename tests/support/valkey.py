@@ -20,8 +20,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.ids import response_id
+from shared.store.parts import append_header, settle_part
 from shared.store.redis import Store, connect, inbox_channel, prefix
-from shared.store.responses import Claimed, Lane, NewResponse, Responses, append_header, settle_part
+from shared.store.responses import Responses
+from shared.store.rows import Claimed, Lane, NewResponse
 from shared.supervisor import valkey_binary
 from shared.wire.responses import Status
 

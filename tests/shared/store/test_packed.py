@@ -11,7 +11,8 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
 from shared.core.packing import pack_ended, pack_output
 from shared.core.responses import draft
-from shared.store.responses import Responses, encode_ended, settle_part
+from shared.store.parts import encode_ended, settle_part
+from shared.store.responses import Responses
 from shared.store.takeover import read_log
 from shared.wire.requests import Request
 from shared.wire.responses import Usage

@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.errors import StoreUnavailable
-from shared.store.responses import Reaped, Responses
+from shared.store.responses import Responses
+from shared.store.rows import Reaped
 from support.valkey import (
     BELL,
     GRACE,
