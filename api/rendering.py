@@ -77,7 +77,7 @@ def _named(name: str, value: Any) -> Json:
 
 
 def _item(item: Item, developer: str) -> Json | None:
-    if isinstance(item, FunctionCall) and item.namespace is None:
+    if isinstance(item, FunctionCall) and item.namespace is None and item.status != "incomplete":
         return {"type": "function_call", "call_id": item.call_id, "name": item.name, "arguments": item.arguments}
     if isinstance(item, FunctionCallOutput):
         text = _text(item.output, "\n")

@@ -93,7 +93,16 @@ def encode_responses(ask: Ask) -> bytes:
 
 def plan_input(ask: Ask) -> list[Json]:
     kept = open_states(ask.items, family_of(ask.profile), ask.state)
-    planned = (_item(item, kept.get(place), ask.profile) for place, item in enumerate(ask.items))
+    answered = {item.call_id for item in ask.items if isinstance(item, FunctionCallOutput | CustomToolCallOutput)}
+    planned = (
+        _item(item, kept.get(place), ask.profile)
+        for place, item in enumerate(ask.items)
+        if not (
+            isinstance(item, FunctionCall | CustomToolCall)
+            and item.status == "incomplete"  # what is left of an answer that was cut: nobody ran it
+            and item.call_id not in answered
+        )
+    )
     return [item for item in planned if item is not None]
 
 

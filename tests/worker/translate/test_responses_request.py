@@ -196,3 +196,9 @@ def test_identifiers_are_hashed_and_an_operators_keys_go_into_what_is_there() ->
     found = body(profile=profile, user="ada", safety_identifier="ada", reasoning=ReasoningEcho(effort="low"))
     assert found["user"] == found["safety_identifier"] == hashlib.sha256(b"ada").hexdigest()
     assert found["reasoning"] == {"effort": "low", "summary": "auto"}
+
+
+def test_half_a_call_that_nobody_ran_is_left_out() -> None:
+    half, run = FunctionCall("c", "f", '{"a', status="incomplete"), FunctionCall("d", "f", "{}", status="incomplete")
+    found = body([*HELLO, half, run, FunctionCallOutput("d", "ok")])["input"]
+    assert [one.get("call_id") for one in found] == [None, "d", "d"]
