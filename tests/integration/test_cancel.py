@@ -29,7 +29,8 @@ from support.faults import (
 from support.schemas import Json
 
 RawMaker = Callable[[str], RawClient]
-RACES = 100
+RACES = 200
+"""1,000 of each are a figure: ./dev soak --figure cancel-races, claim-races."""
 
 
 async def cancel(raw: RawClient, response_id: str) -> tuple[int, Json]:

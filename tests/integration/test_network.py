@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
+from fakes.upstream import chunk, send, wait
 from support.builds import Edit, build
 from support.clients import RawClient
 from support.cluster import Cluster, Process, chat_model, running
@@ -91,6 +92,50 @@ async def test_the_way_to_redis_is_lost(upstream: NamedUpstream, raw_client: Raw
         assert not any(worker.find(event) for event in ("response.requeued", "response.reaped"))
         assert len(upstream.calls_of("x")) == 1
         assert (await ended(raw, (await create(raw, "fine"))["id"]))["status"] == "completed"
+
+
+async def test_publications_are_lost(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """The last ones: the reader looks at the log by itself, within some seconds. So does who waits for an answer."""
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    upstream.plan("quiet", [*words("one "), *then(gate, "two")])
+    async with proxied(upstream) as (cluster, proxy):
+        raw = raw_client(cluster.front_ends[0].origin)
+        quiet = asyncio.create_task(raw.post("/v1/responses", json={"model": "tiny", "input": "quiet"}))
+        async with streaming(raw, "x") as stream:
+            seen = await read_until(stream, "response.output_text.delta")
+            await upstream.arrived("quiet")
+            proxy.mute()
+            watch = Watch()
+            gate.set()
+            seen += [event async for event in stream.events()]
+        answer = (await quiet).json()
+        assert watch.seconds < 7
+        assert proxy.muted  # one flush may have told of both
+        whole(seen, "one two")
+        assert (answer["status"], text_of(answer)) == ("completed", "one two")
+        assert await check_left(cluster.redis) == 2
+
+
+async def test_a_publication_is_lost_in_the_middle(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """The next one shows the gap: the reader looks at the log at once."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    upstream.plan("x", [*words("one "), wait(gates[0]), send(chunk("two ")), *then(gates[1], "three")])
+    async with proxied(upstream) as (cluster, proxy):
+        (front_end,) = cluster.front_ends
+        async with streaming(raw_client(front_end.origin), "x") as stream:
+            seen = await read_until(stream, "response.output_text.delta")
+            proxy.mute()
+            gates[0].set()
+            async with asyncio.timeout(WAIT_S):
+                await proxy.was_muted.wait()
+            proxy.heal()
+            gates[1].set()
+            seen += [event async for event in stream.events()]
+        whole(seen, "one two three")
+        assert proxy.muted == 1
+        await front_end.logged("reader.repaired", missing=1)
+        assert await check_left(cluster.redis) == 1
 
 
 async def test_redis_is_slow(upstream: NamedUpstream, raw_client: RawMaker) -> None:

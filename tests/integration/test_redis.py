@@ -184,21 +184,6 @@ async def test_scripts_are_forgotten_in_mid_run(upstream: NamedUpstream, cluster
     assert await check_left(cluster.redis) == 1
 
 
-async def test_a_publication_that_never_came(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
-    """The inbox is taken off the record behind our back: within some seconds the reader looks at the log by itself."""
-    gate = asyncio.Event()
-    upstream.plan("x", [*words("one "), *then(gate, "two")])
-    async with streaming(raw, "x") as stream:
-        seen = await read_until(stream, "response.output_text.delta")
-        await cluster.redis.hset(f"{PREFIX}r:{seen[0]['response']['id']}", "inboxes", "")
-        watch = Watch()
-        gate.set()
-        seen += [event async for event in stream.events()]
-    assert watch.seconds < 7
-    assert numbers_of(seen) == list(range(len(seen)))
-    assert said(seen) == "one two"
-
-
 # maxmemory
 
 

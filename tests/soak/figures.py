@@ -208,6 +208,29 @@ async def cancel_races() -> Row:
     )
 
 
+async def claim_races() -> Row:
+    """A cancel right behind the create call, while a worker may be taking the response."""
+    chance, words = random.Random(4), Counter[str]()
+    async with bench(front_ends=2, workers=2) as it:
+        clients, slots = [it.client(0), it.client(1)], asyncio.Semaphore(20)
+
+        async def race(number: int) -> None:
+            async with slots:
+                response_id = (await create(clients[0], f"s{number} words=3 hold", stream=False))["id"]
+                await asyncio.sleep(chance.uniform(0, 0.01))
+                answer = await clients[1].post(f"/v1/responses/{response_id}/cancel")
+                words[answer.json()["status"]] += 1
+                await ended(clients[0], response_id)
+
+        await asyncio.gather(*(race(number) for number in range(RACES)))
+        found = await it.verdict()
+    taken = len({call.last_user_text for call in it.upstream.calls})
+    return (
+        f"{words.total()} races: {words['cancelled']} cancelled, {taken} of them when they had reached the backend",
+        found,
+    )
+
+
 async def stalled_readers() -> Row:
     """Readers that take nothing, of 20 responses with 4 MB each: memory of the front end until they are cut."""
     async with bench(workers=2) as it:
@@ -299,6 +322,7 @@ FIGURES: Mapping[str, Callable[[], Awaitable[Row]]] = {
     "redis-restart": redis_restart,
     "resume-cuts": resume_cuts,
     "cancel-races": cancel_races,
+    "claim-races": claim_races,
     "stalled-readers": stalled_readers,
     "deploys": deploys,
 }

@@ -6,10 +6,11 @@
         proxy.delay(0.3)    # every read takes so many seconds longer
         proxy.refuse()      # connections are cut, new ones are closed at once
         proxy.lose(b"x")    # the next reply that holds x, or that answers a request that holds it, is lost with its connection
+        proxy.mute()        # what is published vanishes on its way to its subscribers; everything else goes through
         proxy.switch(path)  # to another server; the connections to the old one are cut
         proxy.heal()
 
-`held`, `delayed`, `refused` and `lost` count what each fault has met, so that a test can show that it hit.
+`held`, `delayed`, `refused`, `lost` and `muted` count what each fault has met, so that a test can show that it hit.
 """
 
 import asyncio
@@ -17,17 +18,18 @@ import contextlib
 from typing import Self
 
 PIECE_BYTES = 64 << 10
+PUBLISHED = b"*3\r\n$7\r\nmessage\r\n"
 
 
 class Proxy:
     """Listens on a free loopback port. *target* is a path or (host, port)."""
 
     def __init__(self, target: str | tuple[str, int]) -> None:
-        self.held = self.delayed = self.refused = self.accepted = self.lost = 0
-        self.was_lost = asyncio.Event()
+        self.held = self.delayed = self.refused = self.accepted = self.lost = self.muted = 0
+        self.was_lost, self.was_muted = asyncio.Event(), asyncio.Event()
         self._target = target
         self._delay_s = 0.0
-        self._refusing = self._refuse_then = False
+        self._refusing = self._refuse_then = self._muting = False
         self._marker = b""
         self._open = asyncio.Event()
         self._open.set()
@@ -64,6 +66,9 @@ class Proxy:
         *marker* must be in one piece of what is sent, as it is when it belongs to one small command."""
         self._marker, self._refuse_then = marker, then_refuse
 
+    def mute(self) -> None:
+        self._muting = True
+
     def switch(self, target: str | tuple[str, int]) -> None:
         self._target = target
         self.cut()
@@ -72,7 +77,7 @@ class Proxy:
         """Let everything through again, first of all what was held."""
         self._open.set()
         self._delay_s = 0.0
-        self._refusing = False
+        self._refusing = self._muting = False
 
     def cut(self) -> int:
         """Cut every connection. Returns how many there were."""
@@ -133,6 +138,10 @@ class Proxy:
         """One direction. *asked* is set once the marker has gone to the server: then its reply is what is lost."""
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
+                if reply and self._muting and data.startswith(PUBLISHED):
+                    self.muted += 1
+                    self.was_muted.set()
+                    continue
                 marked = bool(self._marker) and self._marker in data
                 if reply and (marked or asked.is_set()):
                     self._lose()
