@@ -8,9 +8,9 @@ from typing import Literal
 
 import structlog
 
-from shared.config import Settings
 from shared.core.admission import Rate, is_full, plan_retry_after
 from shared.errors import ApiError, Overloaded, RateLimited
+from shared.settings import Settings
 from shared.store.rows import Load
 
 DRAIN_RETRY_AFTER_S = 1

@@ -10,8 +10,8 @@ import hmac
 import time
 from collections.abc import Sequence
 
-from shared.config import ApiKey
 from shared.errors import Unauthorized
+from shared.settings import ApiKey
 from shared.store.tenants import OPEN_TENANT, Holder, Tenants, hash_of, is_key
 
 KNOWN_S = 3.0  # docs/settings.md and `respool keys revoke` say it

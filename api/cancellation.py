@@ -5,12 +5,12 @@ import time
 import msgspec
 import structlog
 
-from shared.config import Settings
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
 from shared.core.lifecycle import TERMINAL
 from shared.errors import Overloaded
 from shared.hub import Hub, Reader
+from shared.settings import Settings
 from shared.store.responses import Responses
 from shared.store.rows import Snapshot
 from shared.store.takeover import settle_from_log

@@ -7,10 +7,10 @@ from api.decoding import check_length, decode
 from api.middleware import TENANT
 from api.resources import SEALER
 from api.validate import Accepted, accept, check_known
-from shared.config import Settings
 from shared.core.compaction import KIND, Open
 from shared.errors import ApiError, InvalidRequest, RateLimited, ServerError
 from shared.seal import Seal
+from shared.settings import Settings
 from shared.wire.compaction import CompactBody
 from shared.wire.items import Message, OutputText
 from shared.wire.responses import Response

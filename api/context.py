@@ -8,12 +8,13 @@ import msgspec
 from api.items import check_pairing
 from api.references import References
 from api.validate import Accepted
-from shared.config import Settings, find_model
 from shared.core.fitness import misfits
 from shared.core.history import item_id_of, split
 from shared.core.window import surely_overflows, text_bytes
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import is_conversation_id, is_response_id
+from shared.models import find_model
+from shared.settings import Settings
 from shared.store.conversations import Conversations
 from shared.store.responses import Responses
 from shared.wire.items import StoredItem

@@ -11,7 +11,6 @@ from api.context import Context, check_fit, check_window, conversation_locked, c
 from api.idempotency import Once, reused
 from api.items import complete
 from api.validate import Accepted
-from shared.config import Settings
 from shared.core.emitter import Emitter
 from shared.core.frames import render_all
 from shared.core.responses import draft
@@ -26,6 +25,7 @@ from shared.ids import (
     partition_number,
     response_id,
 )
+from shared.settings import Settings
 from shared.store.responses import Responses
 from shared.store.rows import NewResponse
 from shared.wire.requests import Request

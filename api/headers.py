@@ -5,8 +5,9 @@ import re
 
 from aiohttp import web
 
-from shared.config import CHANNEL, TENANT, Settings, channels_of, networks
 from shared.errors import InvalidRequest
+from shared.models import channels_of
+from shared.settings import CHANNEL, TENANT, Settings, networks
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TENANT, _CHANNEL = re.compile(TENANT), re.compile(CHANNEL)

@@ -15,10 +15,11 @@ from api.routes import compact, conversations, docs, input_tokens, models, ops, 
 from api.server import Runner
 from api.tokenizer import open_http
 from shared import logs
-from shared.config import Settings, load_settings, read_config
+from shared.config import load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.garbage import collect_rarely
 from shared.seal import Sealer
+from shared.settings import Settings
 
 EXIT_FAILURE = 1
 EXIT_CONFIG = 78

@@ -14,12 +14,13 @@ from aiohttp import web
 from api.admission import Admission
 from api.auth import Keyring
 from api.cancellation import Canceller
-from shared.config import Settings, check_exposure, is_loopback
 from shared.errors import RespoolError, StoreUnavailable
+from shared.exposure import check_exposure, is_loopback
 from shared.hub import Hub, Reader
 from shared.ids import HOME_PARTITION, base32
 from shared.metrics import Report
 from shared.seal import Sealer
+from shared.settings import Settings
 from shared.store.checks import require_fit
 from shared.store.conversations import Conversations
 from shared.store.ratios import Ratios

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from api.rendering import render_anthropic, render_chat, render_responses
-from shared.config import ModelRow
+from shared.settings import ModelRow
 from shared.wire.items import Item
 from shared.wire.requests import Request
 

@@ -14,12 +14,13 @@ from api.decoding import MAX_TEXT_CHARS, check_length, decode
 from api.items import decode_input
 from api.prompts import Filled, fill_prompt
 from api.tools import check_choice, check_name, decode_tools
-from shared.config import Settings, find_model
 from shared.core.compaction import Open
 from shared.core.fitness import left_out
 from shared.core.schemas import BadSchema, check_schema
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
+from shared.models import find_model
+from shared.settings import Settings
 from shared.wire.conversations import ConversationRef
 from shared.wire.items import InputText, JsonSchemaFormat, Message, StoredItem, Tool
 from shared.wire.requests import NULL, CreateBody, Request

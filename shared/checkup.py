@@ -10,18 +10,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.config import (
-    ModelRow,
-    Settings,
-    check_exposure,
-    find_model,
-    load_settings,
-    needs_stored_keys,
-    read_config,
-    without_password,
-)
+from shared.config import load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
+from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
+from shared.models import find_model
+from shared.settings import ModelRow, Settings, without_password
 from shared.store.checks import inspect
 from shared.supervisor import valkey_binary
 

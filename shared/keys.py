@@ -4,9 +4,9 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from shared.config import TENANT, Settings
 from shared.errors import RespoolError
 from shared.operating import open_redis, settings_of
+from shared.settings import TENANT, Settings
 from shared.store.redis import Store
 from shared.store.tenants import KeyRow, Tenants, new_key
 

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 from redis.exceptions import RedisError
 
-from shared.config import Settings, load_settings, read_config
+from shared.config import load_settings, read_config
 from shared.core.diagnosis import Limits, Trouble, diagnose
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.ids import HOME_PARTITION, base32, is_response_id
+from shared.settings import Settings
 from shared.store.checks import inspect
 from shared.store.processes import ask_to_drain, living
 from shared.store.redis import LOST, Client, Store, connect

@@ -28,8 +28,9 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from shared.children import Child
-from shared.config import Settings, check_exposure, without_password
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
+from shared.exposure import check_exposure
+from shared.settings import Settings, without_password
 from shared.store.redis import Store, connect
 from shared.store.tenants import Tenants
 

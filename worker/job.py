@@ -15,13 +15,13 @@ from typing import Literal
 import msgspec
 import structlog
 
-from shared.config import Settings
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
 from shared.metrics import FIRST, QUEUED, RUN, TOKENS
+from shared.settings import Settings
 from shared.store.parts import encode_ended
 from shared.store.responses import Responses
 from shared.store.rows import Claimed

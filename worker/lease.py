@@ -8,12 +8,12 @@ from typing import Literal, Protocol
 
 import structlog
 
-from shared.config import Settings
 from shared.core.emitter import Ending
 from shared.core.lifecycle import MAX_CRASHES
 from shared.core.packing import pack_ended, pack_output
 from shared.errors import StoreUnavailable
 from shared.metrics import Report
+from shared.settings import Settings
 from shared.store.responses import Responses
 from shared.store.rows import Reaped
 from shared.store.takeover import read_log, settle_from_log

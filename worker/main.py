@@ -11,12 +11,13 @@ import structlog
 import uvloop
 
 from shared import logs
-from shared.config import Settings, load_settings, read_config
+from shared.config import load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.garbage import collect_rarely
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
 from shared.seal import Sealer
+from shared.settings import Settings
 from shared.store.checks import require_fit
 from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect

@@ -14,12 +14,14 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from shared.config import ModelRow, Settings, find_model, load_settings, read_config
+from shared.config import load_settings, read_config
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
 from shared.errors import ConfigError, UpstreamError
 from shared.ids import HOME_PARTITION, RANDOM_BYTES, response_id
+from shared.models import find_model
 from shared.seal import Sealer
+from shared.settings import ModelRow, Settings
 from shared.wire.items import FunctionTool, Message
 from shared.wire.requests import Request
 from shared.wire.responses import ResponseError

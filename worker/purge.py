@@ -8,8 +8,8 @@ import asyncio
 
 import structlog
 
-from shared.config import Settings
 from shared.errors import StoreUnavailable
+from shared.settings import Settings
 from shared.store.responses import Responses
 
 LOOK_S = 1.0

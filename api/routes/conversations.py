@@ -21,10 +21,10 @@ from api.middleware import TENANT
 from api.queries import include_of, paging_of
 from api.resources import CONVERSATIONS, SETTINGS
 from api.validate import check_known, check_metadata
-from shared.config import Settings
 from shared.core.history import item_id_of, split
 from shared.errors import NotFound, Overloaded
 from shared.ids import HOME_PARTITION, ITEM_NUMBERS, RANDOM_BYTES, conversation_id, is_conversation_id
+from shared.settings import Settings
 from shared.store.conversations import Head, History, NewConversation
 from shared.wire.conversations import (
     NULL,

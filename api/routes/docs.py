@@ -10,7 +10,8 @@ from aiohttp import web
 
 from api.openapi import describe
 from api.resources import SETTINGS
-from shared.config import Settings, is_loopback
+from shared.exposure import is_loopback
+from shared.settings import Settings
 
 Json = dict[str, Any]
 

@@ -12,10 +12,11 @@ from api.middleware import TENANT
 from api.resources import CONVERSATIONS, RATIOS, RESPONSES, SETTINGS
 from api.tokenizer import HTTP, count
 from api.validate import Accepted, accept
-from shared.config import Settings, find_model, models_of
 from shared.core.compaction import Open, reveal
 from shared.core.tokens import estimate, learned_as, media, weigh
 from shared.errors import StoreUnavailable
+from shared.models import find_model, models_of
+from shared.settings import Settings
 from shared.wire.requests import CreateBody
 from shared.wire.tokens import CountBody, InputTokens
 

@@ -5,8 +5,9 @@ from aiohttp import web
 
 from api.headers import given_channel
 from api.resources import SETTINGS
-from shared.config import ModelRow, find_model, models_of
 from shared.errors import NotFound
+from shared.models import find_model, models_of
+from shared.settings import ModelRow
 from shared.wire.responses import Model, ModelList
 
 routes = web.RouteTableDef()

@@ -19,12 +19,13 @@ from api.relay import EventStream, Follower, Gone
 from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import Accepted, accept
 from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
-from shared.config import Settings, find_model
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
 from shared.ids import is_response_id
 from shared.logs import bound
+from shared.models import find_model
+from shared.settings import Settings
 from shared.store.rows import NewResponse, Snapshot
 from shared.wire.requests import Request
 from shared.wire.responses import Deleted, Response

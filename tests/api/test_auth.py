@@ -7,8 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from api.auth import ANYBODY, Keyring
-from shared.config import ApiKey
 from shared.errors import StoreUnavailable, Unauthorized
+from shared.settings import ApiKey
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
 from shared.store.tenants import Holder, Tenants, hash_of, is_key, new_key

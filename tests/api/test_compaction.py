@@ -8,11 +8,11 @@ import pytest
 
 from api.compaction import accept_compact, summary_of
 from api.validate import Accepted
-from shared.config import ModelRow, Settings
 from shared.core.compaction import KIND
 from shared.core.responses import draft
 from shared.errors import ApiError
 from shared.seal import Sealer
+from shared.settings import ModelRow, Settings
 from shared.wire.items import InputText, Message, OutputText, Refusal
 from shared.wire.responses import IncompleteDetails, Response, ResponseError
 

@@ -14,7 +14,7 @@ from api.main import build
 from api.openapi import describe
 from api.operations import OPERATIONS
 from api.routes.docs import render
-from shared.config import ModelRow, Settings
+from shared.settings import ModelRow, Settings
 
 DOCUMENT = describe("1.2.3", needs_key=True)
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo")})

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from api.validate import Accepted, accept
-from shared.config import ModelRow, Settings
 from shared.core.compaction import KIND
 from shared.errors import ApiError, InvalidRequest
 from shared.seal import Sealer
+from shared.settings import ModelRow, Settings
 from shared.wire.items import InputText, Message
 from shared.wire.responses import PromptEcho
 

@@ -7,10 +7,10 @@ import pytest
 
 from api.tools import CHECKED_BYTES
 from api.validate import Accepted, accept
-from shared.config import ModelRow, Settings
 from shared.core.compaction import KIND
 from shared.errors import InvalidRequest
 from shared.seal import Sealer
+from shared.settings import ModelRow, Settings
 from shared.wire.items import CustomFormat, CustomTool, FunctionTool, NamespaceTool
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo")})

@@ -9,10 +9,10 @@ import pytest
 
 from api.items import check_pairing, complete
 from api.validate import Accepted, accept
-from shared.config import ModelRow, Settings
 from shared.core.compaction import KIND, encode_summary
 from shared.errors import InvalidRequest
 from shared.seal import Sealer
+from shared.settings import ModelRow, Settings
 from shared.wire.items import FunctionCall, FunctionCallOutput, InputImage, Message, OutputText, Reasoning
 from shared.wire.requests import CreateBody
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import pytest
 
 from fakes.upstream import FakeUpstream, close, hang, pause, send, start, status
-from shared.config import ModelRow
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render_all
 from shared.core.responses import draft
 from shared.errors import UpstreamError
+from shared.settings import ModelRow
 from shared.wire.items import (
     FunctionCall,
     FunctionCallOutput,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from shared.config import ModelRow
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
+from shared.settings import ModelRow
 from shared.wire.items import FunctionCall, FunctionCallOutput, FunctionTool, Item, Message, OutputText, Reasoning
 from shared.wire.requests import Request
 from shared.wire.responses import Response

@@ -16,7 +16,7 @@ from aiohttp import web
 from shared.checkup import Row, examine, exit_code
 from shared.cli import run
 from shared.client import RETRIES, Screen, Stream, Unreachable, connect, judge
-from shared.config import CONVENTIONAL
+from shared.settings import CONVENTIONAL
 from shared.store.checks import Finding, assess
 from shared.supervisor import valkey_binary
 

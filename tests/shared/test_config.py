@@ -8,25 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import (
-    OTHER_VARIABLES,
-    VARIABLES,
-    ApiKey,
-    ModelRow,
-    Secret,
-    Settings,
-    channels_of,
-    check_exposure,
-    describe,
-    find_model,
-    load_settings,
-    models_of,
-    read_config,
-    variable,
-    without_password,
-)
+from shared.config import load_settings, read_config
 from shared.core.profiles import PROFILES, Profile
 from shared.errors import ConfigError
+from shared.exposure import check_exposure
+from shared.models import channels_of, find_model, models_of
+from shared.settings import OTHER_VARIABLES, VARIABLES, ApiKey, ModelRow, Secret, Settings, variable, without_password
+from shared.settings_table import describe
 
 ROOT = Path(__file__).parents[2]
 KEY = hashlib.sha256(b"sk-1").hexdigest()

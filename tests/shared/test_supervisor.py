@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from shared.config import ModelRow, Settings
 from shared.errors import RespoolError
 from shared.operating import examine
+from shared.settings import ModelRow, Settings
 from shared.supervisor import banner, base_url, embedded_url, free_port, plan_valkey, valkey_binary
 
 ROOT = Path(__file__).parents[2]

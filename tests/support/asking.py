@@ -1,10 +1,10 @@
 """One call of a backend, without a queue around it."""
 
-from shared.config import ModelRow
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
 from shared.errors import UpstreamError
 from shared.seal import Sealer
+from shared.settings import ModelRow
 from shared.wire.items import Message, OutputText
 from shared.wire.requests import Request
 from shared.wire.responses import Response

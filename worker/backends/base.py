@@ -10,14 +10,15 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from shared.config import ModelRow, find_model
 from shared.core import compaction
 from shared.core.emitter import Emitter, Ending
 from shared.core.fitness import misfits
 from shared.core.window import drop_oldest
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.metrics import CALLS
+from shared.models import find_model
 from shared.seal import Sealer
+from shared.settings import ModelRow
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from worker.backends.health import Health, plan_order

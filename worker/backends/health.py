@@ -12,8 +12,8 @@ keeps a backend from being asked for so long, whatever its state.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared.config import ModelRow
 from shared.errors import UpstreamError
+from shared.settings import ModelRow
 
 BREAK_AFTER = 5
 FIRST_OPEN_S, LAST_OPEN_S = 5.0, 120.0

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from shared.config import ModelRow
 from shared.errors import StoreUnavailable
+from shared.settings import ModelRow
 from shared.store.slots import Slots
 
 LOOK_AGAIN_S = 0.25

@@ -3,8 +3,8 @@
 import pytest
 from redis.asyncio import Redis
 
-from shared.config import Settings
 from shared.core.lifecycle import SCHEMA
+from shared.settings import Settings
 from shared.store.responses import SETTLED_S, Responses
 from support.valkey import KEEP_S, PARTITION, PREFIX, claim, ended, flush, key, new, rid, settle, started, submit
 from worker.purge import STEP, step

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from fakes.upstream import FakeUpstream, close, send, start
-from shared.config import ModelRow
+from shared.settings import ModelRow
 from support.asking import answer, text_of
 from worker.backends.http import HttpBackend
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import ModelRow
 from shared.errors import UpstreamError
+from shared.settings import ModelRow
 from worker.backends.health import BREAK_AFTER, FIRST_OPEN_S, LAST_OPEN_S, Health, plan_order
 
 DOWN = UpstreamError("down", retryable=True)

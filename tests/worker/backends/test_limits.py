@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fakes.upstream import DONE, FakeUpstream, Send, Step, chunk, completion, hang, pause, reply, send, start, status
-from shared.config import ModelRow, Secret
 from shared.core.emitter import Emitter, Ending
 from shared.core.profiles import Profile
+from shared.settings import ModelRow, Secret
 from support.asking import answer, text_of
 from worker.backends import http
 from worker.backends.http import MAX_BODY_BYTES, MAX_ERROR_BYTES, HttpBackend

@@ -1,0 +1,25 @@
+"""Who can reach this server: beyond loopback it is never served without keys."""
+
+import ipaddress
+
+from shared.errors import ConfigError
+from shared.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def needs_stored_keys(settings: Settings) -> bool:
+    """Whether it may only be served if there are keys in Redis: it is beyond loopback, without keys in the file."""
+    return not is_loopback(settings.host) and not settings.keys
+
+
+def check_exposure(settings: Settings, *, stored_keys: bool = False) -> None:
+    """Refuse to listen beyond loopback without keys (ConfigError)."""
+    if needs_stored_keys(settings) and not stored_keys:
+        remedy = "make one with `respool keys create NAME`, add a [[keys]] table, or listen on 127.0.0.1"
+        raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])
