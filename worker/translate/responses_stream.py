@@ -36,6 +36,7 @@ from worker.translate.writers import CallWriter, ReasoningWriter, TextWriter
 
 ENDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
 MAX_WARNINGS = 16
+NAMELESS = "The model backend sent a function call without a name."
 Kind = Literal["message", "reasoning", "call"]
 Way = Literal["text", "refusal", "reasoning", "summary", "arguments", "input"]
 _KINDS: dict[str, Kind] = {
@@ -72,6 +73,7 @@ class ResponsesStream:
         self._limit = None if profile.responses_trusted else max_output_tokens
         self._blocks = Blocks()
         self._items: list[_Upstream] = []
+        self._nameless: list[_Upstream] = []
         self._by_id: dict[str, _Upstream] = {}
         self._by_index: dict[int, _Upstream] = {}
         self._end = ""
@@ -100,7 +102,7 @@ class ResponsesStream:
         elif not name:
             self._read_nameless(data)
         elif name == "response.output_item.added" and found.item is not None:
-            self._add(found.item, found.output_index)
+            self._add(found.item, found.output_index, early=True)
         elif name == "response.output_item.done" and found.item is not None:
             self._finish_item(self._place(found.item, found.output_index), found.item)
         elif name in ("response.content_part.done", "response.reasoning_summary_part.done"):
@@ -139,6 +141,8 @@ class ResponsesStream:
         """How the answer ends, now that nothing more comes; the last of it is emitted before. Raises ``UpstreamError`` when
         nothing came at all."""
         try:
+            if self._nameless:
+                raise UpstreamError(NAMELESS)
             for upstream in self._items:
                 if self._end and upstream.added is not None and not (upstream.over or upstream.text):
                     self._finish_item(upstream, upstream.added)
@@ -158,10 +162,15 @@ class ResponsesStream:
             return Ending("incomplete", self._usage, reason="max_output_tokens")
         return Ending("completed", self._usage)
 
-    def _add(self, item: Theirs, index: Any) -> "_Upstream":
+    def _add(self, item: Theirs, index: Any, *, early: bool = False) -> "_Upstream":
+        """*early*: a call that has no name yet may still get one, with its arguments, when it is done."""
         kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
+        nameless = early and kind == "call" and not item.name
+        kind = None if nameless else kind
         upstream = _Upstream(kind, self._writer(kind, item), self._blocks, item)
-        if kind is None:
+        if nameless:
+            self._nameless.append(upstream)
+        elif kind is None:
             self._warn(f"left out an item of type {str(item.type)[:64]}")
         self._items.append(upstream)
         if isinstance(item.id, str) and item.id:
@@ -182,7 +191,7 @@ class ResponsesStream:
             return None
         name = item.name if isinstance(item.name, str) else ""
         if not name:
-            raise UpstreamError("The model backend sent a function call without a name.")
+            raise UpstreamError(NAMELESS)
         call_id = item.call_id if isinstance(item.call_id, str) else None
         return CallWriter(self._emit, self._offered, name, call_id, free_text=item.type == "custom_tool_call")
 
@@ -194,6 +203,10 @@ class ResponsesStream:
         kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
         if found is None and not item.id:
             found = next((one for one in self._items if one.kind == kind and not one.over), None)
+        if found is None and kind == "call" and self._nameless and not item.id:
+            found = self._nameless[0]
+        if found in self._nameless:
+            self._nameless.remove(found)
         return found if found is not None and found.kind == kind else self._add(item, index)
 
     def _find(self, event: ResponsesEvent, kind: Kind) -> "_Upstream | None":
@@ -206,6 +219,8 @@ class ResponsesStream:
         if found is None and kind != "call":
             item_id = event.item_id if isinstance(event.item_id, str) else None
             found = self._add(Theirs(kind, item_id), event.output_index)
+        if found is None and self._nameless:
+            return None
         if found is None:
             raise UpstreamError("The model backend sent arguments for a function call that it did not name.")
         return found if found.kind == kind else None
@@ -213,6 +228,8 @@ class ResponsesStream:
     def _grow(self, event: ResponsesEvent, middle: str, verb: str) -> None:
         way = _WAYS.get(middle)
         upstream = self._find(event, _KIND_OF_WAY[way]) if way is not None else None
+        if way in ("arguments", "input") and upstream is None and self._nameless:
+            return  # they come again, whole, with the name
         if way is None or upstream is None:
             self._warn(f"left out an event response.{middle[:48]}.{verb}")
             return
@@ -298,8 +315,8 @@ class ResponsesStream:
                 found = next((one for one in rest if one.kind == kind), None)
                 if found is not None:
                     rest.remove(found)
-            if found is None:
-                self._finish_item(self._add(item, None), item)
+            if found is None or found in self._nameless:
+                self._finish_item(self._place(item, None), item)
             elif not found.over:
                 self._finish_item(found, item)
             elif (text := _text_of(item)) is not None and text != found.text:

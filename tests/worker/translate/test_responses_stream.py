@@ -175,6 +175,26 @@ def test_deltas_whose_item_was_never_added() -> None:
     assert play(event("function_call_arguments.delta", delta="{}"), completed()).status == "failed"
 
 
+@pytest.mark.parametrize("item_id", ["f", None])
+@pytest.mark.parametrize("told_by", ["item", "end"])
+def test_a_call_that_gets_its_name_when_it_is_done(item_id: str | None, told_by: str) -> None:
+    whole = {"type": "function_call", "id": item_id, "call_id": "c", "name": "f", "arguments": '{"x":1}'}
+    rest = [event("output_item.done", item=whole), completed()] if told_by == "item" else [completed(output=[whole])]
+    response = play(
+        added("function_call", item_id, call_id="c"),
+        event("function_call_arguments.delta", item_id=item_id, delta='{"x":'),
+        *rest,
+    )
+    (call,) = response.output
+    assert isinstance(call, FunctionCall)
+    assert (response.status, call.name, call.call_id, call.arguments) == ("completed", "f", "c", '{"x":1}')
+
+
+def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
+    response = play(added("function_call", "f", call_id="c"), completed())
+    assert response.status == "failed"
+
+
 def test_what_was_left_out_is_made_up_from_what_comes_later() -> None:
     parts = [{"type": "output_text", "text": "Hello", "annotations": []}]
     found = outcome(play(
