@@ -5,7 +5,7 @@ An item of theirs is found by its id, else by its index, else it is the last one
 (`worker.translate.blocks`). What has no form here (hosted tools) is left out, and ``warnings`` says so.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -15,7 +15,7 @@ from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
 from shared.wire.items import Phase
 from shared.wire.responses import ResponseError, Usage
-from worker.translate.blocks import Block, Blocks
+from worker.translate.blocks import Blocks
 from worker.translate.chat_calls import Offered, compact
 from worker.translate.chat_chunk import join_texts
 from worker.translate.dialect import State
@@ -25,11 +25,11 @@ from worker.translate.responses_events import (
     Theirs,
     Whole,
     decode,
-    read_annotation,
     read_items,
     read_logprobs,
     read_usage,
 )
+from worker.translate.responses_item import Kind, Upstream, Way, Writers
 from worker.translate.responses_request import family_of
 from worker.translate.state import Kept, encode_state
 from worker.translate.writers import CallWriter, ReasoningWriter, TextWriter
@@ -37,8 +37,6 @@ from worker.translate.writers import CallWriter, ReasoningWriter, TextWriter
 ENDS = frozenset({"completed", "incomplete", "failed", "cancelled"})
 MAX_WARNINGS = 16
 NAMELESS = "The model backend sent a function call without a name."
-Kind = Literal["message", "reasoning", "call"]
-Way = Literal["text", "refusal", "reasoning", "summary", "arguments", "input"]
 _KINDS: dict[str, Kind] = {
     "message": "message", "reasoning": "reasoning", "function_call": "call", "custom_tool_call": "call",
 }  # fmt: skip
@@ -72,10 +70,10 @@ class ResponsesStream:
         self._state = state
         self._limit = None if profile.responses_trusted else max_output_tokens
         self._blocks = Blocks()
-        self._items: list[_Upstream] = []
-        self._nameless: list[_Upstream] = []
-        self._by_id: dict[str, _Upstream] = {}
-        self._by_index: dict[int, _Upstream] = {}
+        self._items: list[Upstream] = []
+        self._nameless: list[Upstream] = []
+        self._by_id: dict[str, Upstream] = {}
+        self._by_index: dict[int, Upstream] = {}
         self._end = ""
         self._reason: Any = None
         self._usage: Usage | None = None
@@ -162,12 +160,12 @@ class ResponsesStream:
             return Ending("incomplete", self._usage, reason="max_output_tokens")
         return Ending("completed", self._usage)
 
-    def _add(self, item: Theirs, index: Any, *, early: bool = False) -> "_Upstream":
+    def _add(self, item: Theirs, index: Any, *, early: bool = False) -> "Upstream":
         """*early*: a call that has no name yet may still get one, with its arguments, when it is done."""
         kind = _KINDS.get(item.type) if isinstance(item.type, str) else None
         nameless = early and kind == "call" and not item.name
         kind = None if nameless else kind
-        upstream = _Upstream(kind, self._writer(kind, item), self._blocks, item)
+        upstream = Upstream(kind, self._writer(kind, item), self._blocks, item)
         if nameless:
             self._nameless.append(upstream)
         elif kind is None:
@@ -195,7 +193,7 @@ class ResponsesStream:
         call_id = item.call_id if isinstance(item.call_id, str) else None
         return CallWriter(self._emit, self._offered, name, call_id, free_text=item.type == "custom_tool_call")
 
-    def _place(self, item: Theirs, index: Any) -> "_Upstream":
+    def _place(self, item: Theirs, index: Any) -> "Upstream":
         """The item that this one finishes; one that was never added is added now."""
         found = self._by_id.get(item.id) if isinstance(item.id, str) and item.id else None
         if found is None and isinstance(index, int):
@@ -209,7 +207,7 @@ class ResponsesStream:
             self._nameless.remove(found)
         return found if found is not None and found.kind == kind else self._add(item, index)
 
-    def _find(self, event: ResponsesEvent, kind: Kind) -> "_Upstream | None":
+    def _find(self, event: ResponsesEvent, kind: Kind) -> "Upstream | None":
         """The item that an event belongs to; ``None`` when that was left out."""
         found = self._by_id.get(event.item_id) if isinstance(event.item_id, str) else None
         if found is None and isinstance(event.output_index, int):
@@ -251,7 +249,7 @@ class ResponsesStream:
         number = _number(event.summary_index if way == "summary" else event.content_index)
         self._read_part(upstream, way, number, part)
 
-    def _read_part(self, upstream: "_Upstream", way: Way, number: int, part: Theirs) -> None:
+    def _read_part(self, upstream: "Upstream", way: Way, number: int, part: Theirs) -> None:
         logprobs = read_logprobs({"content": part.logprobs}) if way == "text" and part.logprobs else []
         self._settle(upstream, way, number, part.refusal if way == "refusal" else part.text, logprobs)
         for annotation in part.annotations if isinstance(part.annotations, list) else ():
@@ -262,7 +260,7 @@ class ResponsesStream:
         if upstream is not None:
             upstream.cite(event.annotation, self._emit)
 
-    def _finish_item(self, upstream: "_Upstream", item: Theirs) -> None:
+    def _finish_item(self, upstream: "Upstream", item: Theirs) -> None:
         if upstream.kind == "call":
             way: Way = "input" if item.type == "custom_tool_call" else "arguments"
             self._settle(upstream, way, 0, item.input if way == "input" else item.arguments)
@@ -280,7 +278,7 @@ class ResponsesStream:
                 upstream.keep(sealed)
         upstream.close()
 
-    def _settle(self, upstream: "_Upstream", way: Way, part: int, whole: Any, logprobs: Any = ()) -> None:
+    def _settle(self, upstream: "Upstream", way: Way, part: int, whole: Any, logprobs: Any = ()) -> None:
         """The *whole* text of a part: say what of it was not said yet."""
         if way == "arguments" and isinstance(whole, dict):
             whole = compact(whole)
@@ -325,75 +323,6 @@ class ResponsesStream:
     def _warn(self, text: str) -> None:
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(text)
-
-
-Writers = TextWriter | ReasoningWriter | CallWriter
-
-
-class _Upstream:
-    """One item of theirs, and what was said of it. Without a kind it is left out of the answer."""
-
-    def __init__(self, kind: Kind | None, writer: Writers | None, blocks: Blocks, added: Theirs) -> None:
-        """*added* is how the item was when it was told of: some say nothing more of it."""
-        self.kind = kind
-        self.added: Theirs | None = added if kind is not None else None
-        self.over = False
-        self._writer = writer
-        self._blocks = blocks
-        self._block: Block | None = None if writer is None else blocks.open(writer)
-        self._said: dict[tuple[str, int], list[str]] = {}
-        self._part: tuple[str, int] | None = None
-        self._kept = False
-
-    @property
-    def text(self) -> str:
-        """All that a message or a call said."""
-        return "".join(piece for (way, _), pieces in self._said.items() if way != "cited" for piece in pieces)
-
-    def said(self, way: Way, part: int) -> str:
-        return "".join(self._said.get((way, part), ()))
-
-    def say(self, way: Way, part: int, text: str, logprobs: Any = ()) -> None:
-        if self._block is None or (not text and self.kind != "call"):
-            return
-        self._said.setdefault((way, part), []).append(text)
-        self._blocks.tell(self._block, self._say, way, part, text, logprobs)
-
-    def cite(self, annotation: Any, emit: Emitter) -> None:
-        raw = read_annotation(annotation)
-        cited = None if raw is None else bytes(raw).decode()
-        if self._block is None or cited is None or cited in self._said.setdefault(("cited", 0), []):
-            return
-        self._said["cited", 0].append(cited)
-        self._blocks.tell(self._block, emit.annotation, raw)
-
-    def keep(self, sealed: str) -> None:
-        if self._block is not None and isinstance(self._writer, ReasoningWriter) and not self._kept:
-            self._kept = True
-            self._blocks.tell(self._block, self._writer.state, sealed)
-
-    def close(self) -> None:
-        self.over = True
-        if self._block is not None:
-            self._blocks.close(self._block)
-
-    def _say(self, way: Way, part: int, text: str, logprobs: Any) -> None:
-        writer = self._writer
-        if isinstance(writer, CallWriter):
-            writer.feed(text)
-            return
-        if writer is None:
-            return
-        if self._part is not None and self._part[0] == way and self._part != (way, part):
-            writer.next_part()
-        self._part = (way, part)
-        if isinstance(writer, ReasoningWriter):
-            (writer.raw if way == "reasoning" else writer.summary)(text)
-        else:
-            if way == "refusal":
-                writer.refusal(text)
-            else:
-                writer.text(text, logprobs)
 
 
 def _text_of(item: Theirs) -> str | None:
