@@ -17,6 +17,8 @@ from stack import Stack
 
 WARM_UP = 3
 DRAIN_S = 60
+TURN_SLICES = 3
+"""How many slices a crowd's turn takes: its start, when all come at once, must not be what is measured."""
 PACE = 20
 """Words per second of a slow stream."""
 
@@ -152,7 +154,7 @@ async def callers(bench: Bench, side: str, count: int, once: Callable[[Client, s
                 await asyncio.sleep(0.01)
         client.close()
 
-    end = time.monotonic() + bench.slice_s
+    end = time.monotonic() + TURN_SLICES * bench.slice_s
     await asyncio.gather(*(caller() for _ in range(count)))
     return found
 
