@@ -98,6 +98,33 @@ async def test_the_measured_rate_plans_the_wait(upstream: NamedUpstream, raw_cli
         await check_left(cluster.redis)
 
 
+async def test_a_tenant_does_not_wait_for_the_flood_of_another(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """One has thirty waiting, and there is one place to run them: the other's two are the second and the fourth."""
+    gate = asyncio.Event()
+    upstream.plan("f0", [*words(), *then(gate, "done")])
+    env = {"RESPOOL_TRUSTED_PROXIES": "127.0.0.0/8", "RESPOOL_WORKER_SLOTS": "1"}
+    async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+
+        async def offer(tenant: str, name: str) -> None:
+            body = {"model": "tiny", "input": f"{name} words=1", "background": True}
+            assert (await raw.post("/v1/responses", json=body, headers={"X-Tenant-Id": tenant})).status == 200
+
+        for number in range(31):
+            await offer("flood", f"f{number}")
+        await upstream.arrived("f0")
+        for number in range(2):
+            await offer("other", f"o{number}")
+        gate.set()
+        await all_ended(cluster.redis)
+        served = [call.last_user_text.partition(" ")[0] for call in upstream.calls]
+        assert served[0] == "f0"
+        assert set(served[1:3]) == {"f1", "o0"}  # who is first in a round is left open
+        assert set(served[3:5]) == {"f2", "o1"}
+        assert served[5:] == [f"f{number}" for number in range(3, 31)]
+        assert await check_left(cluster.redis) == 33
+
+
 async def test_a_tenant_over_its_cap_is_refused_alone(upstream: NamedUpstream, raw_client: RawMaker) -> None:
     """One tenant floods; the other's work is taken and done."""
     floods, other = "X-Tenant-Id", {"X-Tenant-Id": "other"}

@@ -25,6 +25,7 @@ KILLS, ROUNDS = 50, 10
 STREAMS = 100
 CUTS = 1000
 RACES = 1000
+FLOOD, TURNS = 400, 20
 STALLED = 500
 DEPLOYS = 5
 LONG_S = 240.0
@@ -40,10 +41,9 @@ class Bench:
         self.cluster, self.upstream, self.recorder = cluster, upstream, Recorder()
         self._stack = stack
 
-    def client(self, front_end: int = 0) -> RawClient:
-        raw = RawClient(
-            self.cluster.front_ends[front_end].origin, self.recorder, headers={"Authorization": "Bearer key"}
-        )
+    def client(self, front_end: int = 0, **headers: str) -> RawClient:
+        headers = {"Authorization": "Bearer key", **headers}
+        raw = RawClient(self.cluster.front_ends[front_end].origin, self.recorder, headers=headers)
         self._stack.push_async_callback(raw.close)
         return raw
 
@@ -231,6 +231,27 @@ async def claim_races() -> Row:
     )
 
 
+async def flood() -> Row:
+    """One tenant has much waiting: how long another one, which asks for one after the other, waits for each answer."""
+    env = {"RESPOOL_WORKER_SLOTS": "4", "RESPOOL_TRUSTED_PROXIES": "127.0.0.0/8"}
+    async with bench(workers=2, **env) as it:
+        flooding, other = it.client(**{"X-Tenant-Id": "flood"}), it.client(**{"X-Tenant-Id": "other"})
+        made = await asyncio.gather(
+            *(create(flooding, f"f{number} words=10 delay_ms=20", stream=False) for number in range(FLOOD))
+        )
+        began, took = time.monotonic(), list[float]()
+        for number in range(TURNS):
+            asked = time.monotonic()
+            await ended(other, (await create(other, f"o{number} words=10 delay_ms=20", stream=False))["id"], LONG_S)
+            took.append(time.monotonic() - asked)
+        for response in made:
+            await ended(flooding, response["id"], LONG_S)
+        all_s = time.monotonic() - began
+        found = await it.verdict()
+    waits = f"p50 {statistics.median(took):.1f} s, max {max(took):.1f} s"
+    return f"{FLOOD} of one tenant took {all_s:.0f} s; {TURNS} of another, one after the other: {waits}", found
+
+
 async def stalled_readers() -> Row:
     """Readers that take nothing, of 20 responses with 4 MB each: memory of the front end until they are cut."""
     async with bench(workers=2) as it:
@@ -323,6 +344,7 @@ FIGURES: Mapping[str, Callable[[], Awaitable[Row]]] = {
     "resume-cuts": resume_cuts,
     "cancel-races": cancel_races,
     "claim-races": claim_races,
+    "flood": flood,
     "stalled-readers": stalled_readers,
     "deploys": deploys,
 }

@@ -8,11 +8,11 @@
 -- -> {'ok'} | {'full', depth} | {'capped'} (the tenant has too many) | {'parent'} | {'conversation'} (there is no such one) | {'locked'} (in use, or written to
 --    since it was read) | {'made'} (by an earlier call with that Idempotency-Key) | {'reused'} (it came with another body).
 --    Repeated: {'ok'}.
-local id, lane, parent, conversation = ARGV[1], ARGV[3], ARGV[9], ARGV[19]
+local id, tenant, lane, parent, conversation = ARGV[1], ARGV[2], ARGV[3], ARGV[9], ARGV[19]
 local r = P .. 'r:' .. id
 if redis.call('EXISTS', r) == 1 then return {'ok'} end
 if ARGV[23] ~= '' then
-  local made = recalled(ARGV[2], ARGV[23], ARGV[24])
+  local made = recalled(tenant, ARGV[23], ARGV[24])
   if made then return {made == 'reused' and made or 'made'} end
 end
 if parent ~= '' then require_known(P .. 'r:' .. parent) end
@@ -22,7 +22,7 @@ for _, each in ipairs(LANES) do depth = depth + redis.call('ZCARD', QUEUE .. eac
 if depth >= tonumber(ARGV[10]) then return {'full', depth} end
 local most_waiting, most_active = tonumber(ARGV[25]), tonumber(ARGV[26])
 if most_waiting > 0 or most_active > 0 then
-  local has = redis.call('HMGET', P .. 't:' .. ARGV[2], 'active', 'running')
+  local has = redis.call('HMGET', P .. 't:' .. tenant, 'active', 'running')
   local active, running = tonumber(has[1] or 0), tonumber(has[2] or 0)
   if most_active > 0 and active >= most_active or most_waiting > 0 and active - running >= most_waiting then
     return {'capped'}
@@ -30,13 +30,13 @@ if most_waiting > 0 or most_active > 0 then
 end
 if parent ~= '' then
   local p = redis.call('HMGET', P .. 'r:' .. parent, 'status', 'tenant', 'store')
-  if not p[1] or p[2] ~= ARGV[2] or p[3] ~= '1' or not terminal(p[1]) then return {'parent'} end
+  if not p[1] or p[2] ~= tenant or p[3] ~= '1' or not terminal(p[1]) then return {'parent'} end
   redis.call('HINCRBY', P .. 'b:' .. parent, 'refs', 1)
 end
 if conversation ~= '' then
   local c = P .. 'c:' .. conversation
   local v = redis.call('HMGET', c, 'tenant', 'deleted', 'lock')
-  if not v[1] or v[1] ~= ARGV[2] or v[2] == '1' then return {'conversation'} end
+  if not v[1] or v[1] ~= tenant or v[2] == '1' then return {'conversation'} end
   if ARGV[7] == '1' then -- with store=false it only reads
     local batches, deleted = redis.call('LLEN', P .. 'ci:' .. conversation), redis.call('ZCARD', P .. 'cd:' .. conversation)
     if holds(v[3]) or batches ~= tonumber(ARGV[20]) or deleted ~= tonumber(ARGV[21]) then return {'locked'} end
@@ -44,10 +44,24 @@ if conversation ~= '' then
     redis.call('HINCRBY', c, 'refs', 1)
   end
 end
-local t = now()
-local order = t - tonumber(ARGV[22])
+local t, head_start = now(), tonumber(ARGV[22])
+local order = t - head_start
+-- Tenants take turns: each of a tenant's goes beside the first one of anybody that is behind the one before it. What is
+-- said to come later (a negative head start) has no turn.
+local hash, urgent, last = P .. 't:' .. tenant, 'urgent:' .. lane, 'last:' .. lane
+if head_start >= 0 then
+  if depth > 0 then
+    local own = redis.call('HMGET', hash, urgent, last)
+    local passed = tonumber(own[1] or 0)
+    if head_start == 0 then passed = math.max(passed, tonumber(own[2] or 0)) end
+    local beside = redis.call('ZRANGE', QUEUE .. lane, string.format('(%.17g', passed), '+inf', 'BYSCORE', 'LIMIT', 0, 1,
+      'WITHSCORES')[2]
+    if beside then order = math.min(order, tonumber(beside)) end
+  end
+  redis.call('HSET', hash, head_start > 0 and urgent or last, order)
+end
 local count = tonumber(ARGV[17])
-redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', ARGV[2], 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
+redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', tenant, 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
   'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'owner', '',
   'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
   'seq', count, 'created', t, 'order', order, 'waits', t)
@@ -60,10 +74,10 @@ if conversation ~= '' then
   keep_conversation(conversation)
 end
 if ARGV[23] ~= '' then
-  redis.call('SET', P .. 'idem:' .. ARGV[2] .. ':' .. ARGV[23], id .. ' ' .. ARGV[24], 'EX', IDEMPOTENT_S)
+  redis.call('SET', P .. 'idem:' .. tenant .. ':' .. ARGV[23], id .. ' ' .. ARGV[24], 'EX', IDEMPOTENT_S)
 end
 redis.call('SET', JOB .. id, ARGV[15])
 if count > 0 then log(id, 0, count, ARGV[16]) end
-redis.call('HINCRBY', P .. 't:' .. ARGV[2], 'active', 1)
+redis.call('HINCRBY', hash, 'active', 1)
 line_up(id, lane, order, t)
 return {'ok'}
