@@ -24,6 +24,7 @@ from shared.ids import (
     is_response_id,
     partition_number,
     response_id,
+    timed,
 )
 from shared.settings import Settings
 from shared.store.responses import Responses
@@ -53,7 +54,7 @@ def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Sett
     conversation = request.conversation.id if request.conversation else ""
     partition = _partition(request)
     now = time.time()
-    request.id = response_id(partition, os.urandom(RANDOM_BYTES))
+    request.id = response_id(partition, timed(int(now * 1000), os.urandom(RANDOM_BYTES)))
     request.created_at = int(now)
     response = draft(request)
     emitter = Emitter(response, streaming=request.stream)

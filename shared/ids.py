@@ -1,6 +1,7 @@
 """Mint and recognise ids: ``resp_<pp><random>``, ``conv_<pp><random>``, and item ids that carry their owner.
 
-``pp`` is the partition, two characters of base 32; the random part has 160 bits (32 characters). An item's id is
+``pp`` is the partition, two characters of base 32; the random part has 160 bits (32 characters), of which a response's
+begins with the time, so that its id sorts behind those of older ones. An item's id is
 ``<kind>_<pp><the owner's random part><n>``, ``n`` four characters of base 32, so a reference finds its owner without
 an index. Letters are Crockford's base 32 in lower case. All ids stay under 64 characters.
 """
@@ -13,6 +14,7 @@ PARTITIONS = 32 * 32
 HOME_PARTITION = 0
 """Where every tenant is at home, as long as there is one partition."""
 RANDOM_BYTES = 20
+TIME_BYTES = 6
 ITEM_NUMBERS = 32**4
 """So many items one owner can number."""
 ItemKind = Literal["msg", "rs", "fc", "fco", "ctc", "ctco", "cmp"]
@@ -27,8 +29,13 @@ def base32(number: int, width: int) -> str:
     return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))
 
 
+def timed(created_ms: int, random: bytes) -> bytes:
+    """*random* with its first ``TIME_BYTES`` replaced by Unix milliseconds."""
+    return created_ms.to_bytes(TIME_BYTES) + random[TIME_BYTES:]
+
+
 def response_id(partition: int, random: bytes) -> str:
-    """A response's id from its partition and ``RANDOM_BYTES`` random bytes."""
+    """A response's id from its partition and ``RANDOM_BYTES`` bytes (`timed`)."""
     return f"resp_{base32(partition, 2)}{base32(int.from_bytes(random), 32)}"
 
 

@@ -9,6 +9,7 @@
 --    since it was read) | {'made'} (by an earlier call with that Idempotency-Key) | {'reused'} (it came with another body).
 --    Repeated: {'ok'}.
 local id, tenant, lane, parent, conversation = ARGV[1], ARGV[2], ARGV[3], ARGV[9], ARGV[19]
+local TURN_S = 3600 -- how long a tenant's last place counts
 local r = P .. 'r:' .. id
 if redis.call('EXISTS', r) == 1 then return {'ok'} end
 if ARGV[23] ~= '' then
@@ -46,19 +47,20 @@ if conversation ~= '' then
 end
 local t, head_start = now(), tonumber(ARGV[22])
 local order = t - head_start
--- Tenants take turns: each of a tenant's goes beside the first one of anybody that is behind the one before it. What is
--- said to come later (a negative head start) has no turn.
-local hash, urgent, last = P .. 't:' .. tenant, 'urgent:' .. lane, 'last:' .. lane
+-- Tenants take turns: each of a tenant's goes beside the first one of anybody that is behind the one before it, which counts
+-- also when it has ended, or whoever asks again and again would always come first. Of those in one place the oldest comes first,
+-- by its id. What is said to come later (a negative head start) has no turn.
+local last = P .. 'turn:' .. tenant .. ':' .. lane
+local urgent = last .. ':urgent'
 if head_start >= 0 then
   if depth > 0 then
-    local own = redis.call('HMGET', hash, urgent, last)
-    local passed = tonumber(own[1] or 0)
-    if head_start == 0 then passed = math.max(passed, tonumber(own[2] or 0)) end
+    local passed = tonumber(redis.call('GET', urgent) or 0)
+    if head_start == 0 then passed = math.max(passed, tonumber(redis.call('GET', last) or 0)) end
     local beside = redis.call('ZRANGE', QUEUE .. lane, string.format('(%.17g', passed), '+inf', 'BYSCORE', 'LIMIT', 0, 1,
       'WITHSCORES')[2]
     if beside then order = math.min(order, tonumber(beside)) end
   end
-  redis.call('HSET', hash, head_start > 0 and urgent or last, order)
+  redis.call('SET', head_start > 0 and urgent or last, order, 'EX', TURN_S)
 end
 local count = tonumber(ARGV[17])
 redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', tenant, 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
@@ -78,6 +80,6 @@ if ARGV[23] ~= '' then
 end
 redis.call('SET', JOB .. id, ARGV[15])
 if count > 0 then log(id, 0, count, ARGV[16]) end
-redis.call('HINCRBY', hash, 'active', 1)
+redis.call('HINCRBY', P .. 't:' .. tenant, 'active', 1)
 line_up(id, lane, order, t)
 return {'ok'}

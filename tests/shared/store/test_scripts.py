@@ -88,7 +88,8 @@ async def test_submit_writes_everything_at_once(responses: Responses, redis: Red
     await submit(responses, new(1, background=True, lane="background"))
     kinds = {key(kind, 1) for kind in "rqbe"}
     tenant = f"{PREFIX}t:{TENANT}"
-    assert set(await redis.keys()) == {*kinds, LIVE, BELL, job_key(1), queue("background"), tenant}
+    turn = f"{PREFIX}turn:{TENANT}:background"
+    assert set(await redis.keys()) == {*kinds, LIVE, BELL, job_key(1), queue("background"), tenant, turn}
     about_it = await record(redis)
     assert about_it.items() >= {
         ("status", "queued"), ("tenant", TENANT), ("lane", "background"), ("inboxes", INBOX), ("stream", "1"),

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from shared.core.tiers import HEAD_START_MS
 from shared.store.responses import Lane, Responses
-from support.valkey import claim, new, rid
+from support.valkey import claim, flush, new, rid, settle
 
 NUMBERS = {rid(number): number for number in range(1, 2000)}
 PRIORITY_MS, FLEX_MS = HEAD_START_MS["priority"], HEAD_START_MS["flex"]
@@ -40,6 +40,21 @@ async def test_whoever_asks_again_and_again_has_one_turn_in_each_round(responses
         if number > 10:  # it has its answer, and asks for the next one
             await offer(responses, "other" if number < 20 else "third", number + 1)
     assert order == [1, 11, 21, 2, 12, 22, 3, 13, 23, 4, 14, 24]
+
+
+async def test_a_turn_that_is_over_counts(responses: Responses, redis: Redis) -> None:
+    """Those that ask for the next one when they have their answer keep nobody waiting who has two."""
+    await offer(responses, "flood", *range(1, 4))
+    await offer(responses, "other", 11)
+    await offer(responses, "third", 21)
+    order = []
+    for turn in range(9):
+        (number,) = await taken(responses, turn + 1, slots=1)
+        order.append(number)
+        await flush(responses, settle(number, 2))
+        if number > 10:
+            await offer(responses, "other" if number < 20 else "third", number + 1)
+    assert order == [1, 11, 21, 2, 12, 22, 3, 13, 23]
 
 
 async def test_one_tenant_alone_is_served_as_it_comes(responses: Responses, redis: Redis) -> None:
