@@ -128,6 +128,8 @@ class Run:
                 )
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
+            except StoreUnavailable as error:  # the lease decides
+                log.warning("redis.unavailable", error=str(error))
             except MemoryError:
                 die_starved()
             except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides

@@ -56,6 +56,8 @@ class ResponseWorker(Worker):
         self._partition = partition
         self._name = name
         self._call = 0
+        self._unanswered = False
+        """What the last claim took, if anything, is not known."""
         self._runs: dict[Run, asyncio.Task[None]] = {}
         self._pause: asyncio.Future[Any] | None = None
         super().__init__(
@@ -87,6 +89,8 @@ class ResponseWorker(Worker):
     async def main(self) -> None:
         while self.allow_pick_jobs:
             await self._poll_iteration()
+        if self._unanswered:
+            await self._ask_again()
         await self._drain()
 
     async def _poll_iteration(self) -> None:
@@ -104,18 +108,27 @@ class ResponseWorker(Worker):
             if len(claimed) < wanted:  # the lanes are empty, and the next submit rings
                 await self._unless_stopping(self._wait_for_bell())
         except (StoreUnavailable, RedisError, *LOST) as error:
-            log.warning("redis.unavailable", error=str(error))
+            log.warning("redis.unavailable", error=str(error), claim=self._call + 1)
             await self._unless_stopping(asyncio.sleep(BACKOFF_S))
 
     async def _claim(self, slots: int) -> Sequence[Claimed]:
         """A claim that failed is repeated under its number: responses that it took are not stranded."""
         number = self._call + 1
+        self._unanswered = True
         claimed = await self._tools.responses.claim(
             self._partition, self._name, number,
             slots=slots, lease_s=self._tools.settings.lease_s, lanes=plan_lanes(number),
         )  # fmt: skip
-        self._call = number
+        self._call, self._unanswered = number, False
         return claimed
+
+    async def _ask_again(self) -> None:
+        """What the last claim took is run or given back by the drain, not left to its lease: that would count as a crash."""
+        try:
+            for each in await self._claim(0):
+                self._start(each)
+        except (StoreUnavailable, RedisError, *LOST) as error:
+            log.warning("redis.unavailable", error=str(error), claim=self._call + 1)
 
     def _start(self, claimed: Claimed) -> None:
         run = Run(claimed, self._tools)

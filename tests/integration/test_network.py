@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import resource
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -178,6 +179,28 @@ async def test_killed_between_submit_and_its_reply(upstream: NamedUpstream, raw_
         assert (await ended(raw, again.json()["id"]))["status"] == "completed"
         assert len(upstream.calls_of("unanswered")) == 1
         assert await check_left(cluster.redis) == 2
+
+
+async def test_told_to_stop_before_it_knows_what_it_has_taken(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """The answer to a claim is lost, and the worker is told to stop: what it took is not left to its lease."""
+    async with proxied(upstream, RESPOOL_LEASE_S="60") as (cluster, proxy):
+        (worker,), raw = cluster.workers, raw_client((await cluster.start_front_end()).origin)
+        proxy.lose(b"stranded", then_refuse=True)
+        response = await create(raw, "stranded")
+        async with asyncio.timeout(WAIT_S):
+            await proxy.was_lost.wait()
+        assert await cluster.redis.hget(f"{PREFIX}r:{response['id']}", "owner")
+        worker.send(signal.SIGTERM)
+        await until(lambda: _claimed_in_vain(worker))
+        proxy.heal()
+        assert await worker.ended() == 0
+        assert (await ended(raw, response["id"]))["status"] == "completed"
+        assert await cluster.redis.hget(f"{PREFIX}r:{response['id']}", "crashes") == b"0"
+        assert len(upstream.calls_of("stranded")) == 1
+
+
+async def _claimed_in_vain(worker: Process) -> bool:
+    return any("claim" in line for line in worker.find("redis.unavailable"))
 
 
 # Redis itself
