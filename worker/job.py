@@ -89,6 +89,11 @@ class Run:
         self._first = True
 
     @property
+    def goes_on(self) -> bool:
+        """Nobody has told it to stop."""
+        return self._reason is None
+
+    @property
     def must_finish(self) -> bool:
         """It was given back so often that the next drain waits for its end, however long that takes."""
         return self._claimed.releases >= MAX_RELEASES

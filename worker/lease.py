@@ -38,6 +38,9 @@ class Held(Protocol):
 
     attempt: int
 
+    @property
+    def goes_on(self) -> bool: ...
+
     def stop(self, reason: StopReason) -> None: ...
 
 

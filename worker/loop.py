@@ -131,10 +131,12 @@ class ResponseWorker(Worker):
             log.warning("redis.unavailable", error=str(error), claim=self._call + 1)
 
     def _start(self, claimed: Claimed) -> None:
-        run = Run(claimed, self._tools)
         older = self._leases.held.get(claimed.id)
+        if older is not None and older.goes_on and older.attempt == claimed.attempt:
+            return  # Redis has lost that we took it: the run goes on, and its line says again what was lost with it
         if older is not None:  # it was put back while we ran it, and has come to us again
             older.stop("lost")
+        run = Run(claimed, self._tools)
         self._leases.held[claimed.id] = run
         task = asyncio.create_task(run.execute(), name=claimed.id)
         self._runs[run] = task

@@ -72,6 +72,8 @@ class Line:
         self.held = False
         """No more appends: a cancel is noted. What is pending goes with the settling."""
         self.size = 0
+        self._over = False
+        """Dropped: what is in flight is neither repeated nor refilled."""
         self._outbox = outbox
         self._next = seq
         self._on_refused = on_refused
@@ -138,7 +140,7 @@ class Line:
             self._sent(part)
             if settling:
                 self._finish("ok")
-        elif answer == "cancelled":
+        elif answer == "cancelled" and not self._over:
             self._put_back(part)
             self.held = True
             if settling:
@@ -146,7 +148,7 @@ class Line:
             elif self.final is not None:
                 self._outbox.push(self)
             self._on_refused("cancelled")
-        elif answer.startswith("behind ") and self._refill(int(answer[7:]), part):
+        elif answer.startswith("behind ") and not self._over and self._refill(int(answer[7:]), part):
             log.warning("log.refilled", response_id=self.response_id, seq=int(answer[7:]))
         else:
             log.warning("response.fenced", response_id=self.response_id, attempt=self.attempt, answer=answer)
@@ -158,7 +160,8 @@ class Line:
             self._on_refused("lost")
 
     def drop(self) -> None:
-        """Forget what was not sent."""
+        """Nothing is sent any more."""
+        self._over = True
         while self.pending:
             self._count(-len(self.pending.popleft().frames))
 

@@ -1,9 +1,14 @@
 """Redis restarts, forgets, cuts subscribers, or is full: what was accepted goes on to its end."""
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+from fakes.upstream import chunk, send, wait
 from support.clients import RawClient
 from support.cluster import Cluster, Process, chat_model, running
 from support.faults import (
@@ -20,9 +25,11 @@ from support.faults import (
     numbers_of,
     read_on,
     read_until,
+    resume,
     streaming,
     text_of,
     then,
+    until,
     words,
 )
 from support.schemas import Json
@@ -60,6 +67,70 @@ async def test_redis_is_killed_and_restarted(upstream: NamedUpstream, cluster: C
     assert text_of(await ended(raw, quiet["id"])) == "one two"
     assert [len(upstream.calls_of(name)) for name in ("held", "busy", "quiet")] == [1, 1, 1]
     assert await check_left(cluster.redis) == 3
+
+
+async def lose(cluster: Cluster, saved: Path) -> None:
+    """Redis dies and comes back as it was when *saved* was: a machine that lost its power, with appendfsync everysec."""
+    await cluster.valkey.kill()
+    shutil.rmtree(cluster.folder / "appendonlydir")
+    shutil.copytree(saved, cluster.folder / "appendonlydir")
+    await cluster.start_valkey()
+
+
+def save(cluster: Cluster) -> Path:
+    return Path(shutil.copytree(cluster.folder / "appendonlydir", cluster.folder / "saved"))
+
+
+async def test_redis_loses_its_last_second(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
+    """The worker says again what was lost, and its reader notices nothing."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    upstream.plan("x", [*words("one "), wait(gates[0]), send(chunk("two ")), *then(gates[1], "three")])
+    async with streaming(raw, "x") as stream:
+        seen = await read_until(stream, "response.output_text.delta")
+        saved = save(cluster)
+        gates[0].set()
+        seen += await read_until(stream, "response.output_text.delta")
+        await lose(cluster, saved)
+        gates[1].set()
+        seen += [event async for event in stream.events()]
+    assert (said(seen), seen[-1]["type"]) == ("one two three", "response.completed")
+    assert numbers_of(seen) == list(range(len(seen)))
+    await cluster.workers[0].logged("log.refilled")
+    assert await resume(raw, seen[0]["response"]["id"], None) == seen
+    assert len(upstream.calls_of("x")) == 1
+    assert await check_left(cluster.redis) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_redis_loses_that_a_worker_took_it(upstream: NamedUpstream, raw_client: RawMaker, stream: bool) -> None:
+    """It gives the response to the same worker once more, which goes on with what it runs."""
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    env = {"RESPOOL_LEASE_S": "60", "RESPOOL_RENEW_S": "20"}
+    async with running(env=env, config=chat_model(upstream.base_url), workers=0) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        if stream:
+            async with streaming(raw, "x", background=True) as opened:
+                (response,) = [event["response"] for event in await read_until(opened, "response.created")]
+        else:
+            response = await create(raw, "x")
+        saved, record = save(cluster), f"{PREFIX}r:{response['id']}"
+        worker = await cluster.start_worker()
+        await upstream.arrived("x")
+        if stream:
+            await until(lambda: _holds(cluster, record, "shown", b"1"))
+        await lose(cluster, saved)
+        await until(lambda: _holds(cluster, record, "status", b"in_progress"))  # for the second time
+        gate.set()
+        final = await ended(raw, response["id"])
+        assert (final["status"], text_of(final)) == ("completed", "one two")
+        assert len(worker.find("log.refilled")) == stream
+        assert len(upstream.calls_of("x")) == 1
+        assert await check_left(cluster.redis) == 1
+
+
+async def _holds(cluster: Cluster, record: str, field: str, value: bytes) -> bool:
+    return await cluster.redis.hget(record, field) == value
 
 
 async def test_nothing_accepted_is_lost(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
