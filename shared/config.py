@@ -211,7 +211,8 @@ class _Loader:
         key = self.key(row.key_env) if row.key_env else None
         if row.key_env and key is None:
             self.problems.append(
-                f"{path}key_env: neither {row.key_env} nor {row.key_env}_FILE is set in the environment"
+                f"{path}key_env: neither {row.key_env} nor {row.key_env}_FILE is set in the environment: "
+                "set one of them, or take this model out"
             )
         return msgspec.structs.replace(row, base_url=row.base_url.rstrip("/"), key=key, **timers)
 

@@ -21,5 +21,5 @@ def needs_stored_keys(settings: Settings) -> bool:
 def check_exposure(settings: Settings, *, stored_keys: bool = False) -> None:
     """Refuse to listen beyond loopback without keys (ConfigError)."""
     if needs_stored_keys(settings) and not stored_keys:
-        remedy = "make one with `respool keys create NAME`, add a [[keys]] table, or listen on 127.0.0.1"
+        remedy = "listen on 127.0.0.1 first, make one meanwhile with `respool keys create NAME` and start again, or add a [[keys]] table"
         raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])

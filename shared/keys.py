@@ -26,17 +26,19 @@ async def stored_keys(settings: Settings) -> bool:
         return await tenants.any()
 
 
-async def create(environ: Mapping[str, str], name: str, tenant: str) -> str:
-    """A new key: the only time that it is seen."""
+async def create(environ: Mapping[str, str], name: str, tenant: str) -> tuple[str, bool]:
+    """A new key, which is only seen this time, and whether it is the first: from then on every call needs one."""
     if not (0 < len(name) <= MAX_NAME and name.isprintable()):
         raise RespoolError(f"a key's name has 1 to {MAX_NAME} printable characters")
     if not re.fullmatch(TENANT, tenant):
         raise RespoolError("a tenant has 1 to 64 letters, digits, dots, dashes or underscores")
     key = new_key()
-    async with open_tenants(settings_of(environ)) as tenants:
+    settings = settings_of(environ)
+    async with open_tenants(settings) as tenants:
+        first = not settings.keys and not await tenants.any()
         if not await tenants.create(key, name, tenant):
             raise RespoolError(f"there is a key called {name}: revoke it first, or choose another name")
-    return key
+    return key, first
 
 
 async def rows(environ: Mapping[str, str]) -> list[KeyRow]:

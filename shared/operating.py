@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from redis.exceptions import RedisError
 
@@ -42,10 +43,15 @@ async def open_redis(settings: Settings) -> AsyncIterator[Client]:
     """The Redis of *settings*; without one, the embedded Valkey that `respool up` runs now."""
     url = settings.redis_url or embedded_url(settings.data_dir)
     if url is None:
-        remedy = "start it with `respool up`, or name another Redis with --redis-url (REDIS_URL)"
-        raise ConfigError([f"REDIS_URL: no Redis is named, and no embedded one runs in {settings.data_dir}: {remedy}"])
+        raise _nothing_runs(settings.data_dir)
     async with connect(url, connections=1) as client:
         yield client
+
+
+def _nothing_runs(data_dir: str) -> ConfigError:
+    remedy = "start it with `respool up`, name its folder with --data, or another Redis with --redis-url (REDIS_URL)"
+    folder = Path(data_dir).resolve()
+    return ConfigError([f"REDIS_URL: no Redis is named, and no embedded one runs in {folder}: {remedy}"])
 
 
 def settings_of(environ: Mapping[str, str]) -> Settings:

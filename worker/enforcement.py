@@ -59,9 +59,11 @@ def _find_misfit(wanted: Format, text: str) -> str | None:
     try:
         value = _decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return "text.format demands JSON, and the model's answer is none."
+        return "text.format demands JSON, and the model's answer is not JSON."
     if not isinstance(wanted, JsonSchemaFormat):
-        return None if isinstance(value, dict) else "text.format demands a JSON object, and the model's answer is none."
+        return (
+            None if isinstance(value, dict) else "text.format demands a JSON object, and the model's answer is not one."
+        )
     try:
         fault = find_fault(wanted.schema, value)
     except BadSchema:  # taken by an older version of the front end: nothing can be said

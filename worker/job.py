@@ -128,9 +128,12 @@ class Run:
                 status = await self._execute()
                 duration_s = time.monotonic() - self._started
                 RUN.observe(duration_s)
-                log.info(
-                    "response.settled", status=status, duration_ms=round(duration_s * 1000), attempts=self._attempts
-                )
+                if status == "lost":
+                    log.info("response.dropped", duration_ms=round(duration_s * 1000), attempts=self._attempts)
+                else:
+                    log.info(
+                        "response.settled", status=status, duration_ms=round(duration_s * 1000), attempts=self._attempts
+                    )
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
             except StoreUnavailable as error:  # the lease decides

@@ -252,7 +252,7 @@ async def test_a_worker_that_was_frozen_is_refused(upstream: NamedUpstream, raw_
             again = [event async for event in unseen.events()]
             done = await ended(raw, quiet["id"])
             zombie.send(signal.SIGCONT)
-            lost = {(await zombie.logged("response.settled", status="lost", count=n))["response_id"] for n in (1, 2, 3)}
+            lost = {(await zombie.logged("response.dropped", count=n))["response_id"] for n in (1, 2, 3)}
             await upstream.given_up("unseen")
         assert seen[-1]["type"] == "response.failed"
         assert text_of(seen[-1]["response"]) == "one "

@@ -102,7 +102,7 @@ async def test_a_worker_whose_loop_is_blocked(upstream: NamedUpstream, raw_clien
             seen += [event async for event in shown.events()]
             again = [event async for event in unseen.events()]
             assert not blocked.find("fault.hit", fault="unblocked")  # all of that happened meanwhile
-            await blocked.logged("response.settled", status="lost", count=2)
+            await blocked.logged("response.dropped", count=2)
             await upstream.given_up("unseen")
         assert (seen[-1]["type"], text_of(seen[-1]["response"])) == ("response.failed", "one ")
         assert (again[-1]["type"], text_of(again[-1]["response"])) == ("response.completed", "word0 word1 word2 ")

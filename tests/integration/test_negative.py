@@ -78,7 +78,7 @@ async def test_fence(upstream: NamedUpstream, raw_client: RawMaker, recorder: Re
             if off:
                 await read_until(stream, "response.output_text.delta")
             else:
-                await zombie.logged("response.settled", status="lost")
+                await zombie.logged("response.dropped")
             async with asyncio.timeout(WAIT_S), cluster.redis.monitor() as monitor:
                 again.set()
                 while "word0.1" not in (await monitor.next_command())["command"]:

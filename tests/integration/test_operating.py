@@ -136,7 +136,7 @@ async def test_a_hanging_response_is_requeued(raw_client: RawMaker, upstream: Na
         code, out, err = await respool(cluster.redis_url, "requeue", response["id"])
         assert (code, out) == (0, f"{response['id']}: it waits in its queue again\n"), err
         await upstream.given_up("hangs")  # the old run was stopped, although the same worker runs it again
-        await cluster.workers[0].logged("response.settled", response_id=response["id"], status="lost")
+        await cluster.workers[0].logged("response.dropped", response_id=response["id"])
         assert text_of(await ended(raw, response["id"])).startswith("done")
         code, _, err = await respool(cluster.redis_url, "requeue", response["id"])
         assert code == 1

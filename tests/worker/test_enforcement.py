@@ -29,8 +29,8 @@ from worker.enforcement import MAX_REPEATED_CHARS, find_breach, plan_repair
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 BY_SCHEMA = JsonSchemaFormat("answer", SCHEMA)
 CALL = FunctionCall("c", "f", "{}")
-NO_JSON = "text.format demands JSON, and the model's answer is none."
-NO_OBJECT = "text.format demands a JSON object, and the model's answer is none."
+NO_JSON = "text.format demands JSON, and the model's answer is not JSON."
+NO_OBJECT = "text.format demands a JSON object, and the model's answer is not one."
 NO_CALL = "tool_choice demands a tool call, and the model made none."
 
 

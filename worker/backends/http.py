@@ -17,6 +17,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.sse import LineTooLong, SSEDecoder
 from shared.deadline import Deadline
 from shared.errors import UpstreamError
+from shared.settings import without_password
 from worker.backends.base import DIALECTS, Call, Flush
 from worker.translate.dialect import Answer, Ask, Dialect
 from worker.translate.errors import upstream_error
@@ -67,6 +68,9 @@ class HttpBackend:
             except aiohttp.ClientConnectorCertificateError as error:
                 raise UpstreamError("The certificate of the backend is not trusted.", retryable=True) from error
             except aiohttp.ClientConnectorError as error:
+                log.warning(
+                    "upstream.unreachable", base_url=without_password(call.row.base_url), error=str(error.os_error)
+                )
                 raise UpstreamError("The backend cannot be reached.", retryable=True) from error
             except (aiohttp.ClientError, OSError) as error:
                 if not stream.ended:
