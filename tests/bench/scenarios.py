@@ -17,6 +17,10 @@ from stack import Stack
 
 WARM_UP = 3
 DRAIN_S = 60
+IN_A_ROW = 10
+"""Calls of one caller on one side: what the other side did meanwhile must not be what is measured."""
+STREAM_SLICES = 15
+"""How many slices a slow stream lasts."""
 TURN_SLICES = 3
 """How many slices a crowd's turn takes: its start, when all come at once, must not be what is measured."""
 PACE = 20
@@ -128,16 +132,16 @@ def turns(meter: Meter, count: int, sides: Sequence[str] = SIDES) -> Iterator[st
 async def one_by_one(
     bench: Bench, once: Callable[[Client, str], Awaitable[float]], *, row: Row, cpu: tuple[str, int] = ("request", 1)
 ) -> Row:
-    """One caller: *once* on one side, then on the other, ``bench.rounds`` times."""
+    """One caller: *once* some times on one side, then as often on the other, ``bench.rounds`` times in all."""
     clients = {side: bench.client(side) for side in SIDES}
     for side in SIDES * WARM_UP:
         await once(clients[side], side)
     meter = Meter(bench)
-    for side in turns(meter, bench.rounds):
-        row.samples[side].append(await once(clients[side], side))
+    for side in turns(meter, -(-bench.rounds // IN_A_ROW)):
+        row.samples[side] += [await once(clients[side], side) for _ in range(IN_A_ROW)]
     for client in clients.values():
         client.close()
-    return meter.fill(row, cpu[0], cpu[1] * bench.rounds)
+    return meter.fill(row, cpu[0], cpu[1] * len(row.samples["ours"]))
 
 
 async def callers(bench: Bench, side: str, count: int, once: Callable[[Client, str], Awaitable[float]]) -> list[float]:
@@ -293,7 +297,7 @@ async def many_streams(bench: Bench) -> Sequence[Line]:
     if bench.quick:
         limits = {50: limits[200]}
     for streams, (must, goal, late_must, late_goal) in limits.items():
-        found = await slow_streams(bench, streams, 4 * bench.slice_s)
+        found = await slow_streams(bench, streams, STREAM_SLICES * bench.slice_s)
         name = f"{streams:,} streams of {PACE} words/s"
         lines += [
             Line(f"{name}: of the pace", "%", 100 * found.kept, must, goal, more=True),
