@@ -27,7 +27,7 @@ bell               list    at most one wake token                               
 slots:<backend>    zset    who holds a place at a backend with a limit -> Redis ms of   a lease
                            its end
 t:<tenant>         hash    numbers of its unsettled responses: active, running          until there are none
-turn:<tenant>:     string  its last place in the lane                                   1 hour
+turn:<tenant>:     string  its last place in the lane                                   1 day
 <lane>[:urgent]
 ends               hash    how many have ended, by status                                1 day, renewed
 ratios             hash    model -> bytes and tokens of inputs, as backends counted     30 days

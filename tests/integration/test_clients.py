@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from fakes.upstream import full_text
 from support.clients import RawClient
 from support.cluster import Cluster, FrontEnd, chat_model, running
 from support.faults import (
@@ -122,6 +123,29 @@ async def test_a_reader_that_takes_nothing(upstream: NamedUpstream, raw_client: 
         rest = await resume(raw, response_id, seen[-1])
         assert numbers_of(rest) == list(range(seen[-1] + 1, rest[-1]["sequence_number"] + 1))
         assert rest[-1]["type"] == "response.completed"
+
+
+async def test_a_reader_that_falls_behind(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
+    """More comes than is kept for it while it takes nothing: it goes on from the log, and nothing is missing."""
+    asked = "x words=600 size=20000 delay_ms=4"
+    front_end = cluster.front_ends[0]
+    response_id = await begun(raw, asked)
+    with SlowReader(front_end) as slow:
+        await slow.ask("GET", f"/v1/responses/{response_id}?stream=true")
+        await front_end.logged("hub.overflowed", response_id=response_id, timeout_s=LIMIT_S)
+        whole = parse_sse(unchunked((await slow.read_on(b"0\r\n\r\n")).partition(b"\r\n\r\n")[2]))
+    assert whole.violations == []
+    assert numbers_of(whole.events) == list(range(len(whole.events)))
+    assert text_of(whole.events[-1]["response"]) == full_text(asked)
+
+
+def unchunked(body: bytes) -> bytes:
+    """What was sent in HTTP's chunks."""
+    pieces, at = [], 0
+    while size := int(body[at : (start := body.index(b"\r\n", at))], 16):
+        pieces.append(body[start + 2 : start + 2 + size])
+        at = start + 4 + size
+    return b"".join(pieces)
 
 
 async def test_deleted_while_somebody_replays_it(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:

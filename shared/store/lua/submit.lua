@@ -9,7 +9,7 @@
 --    since it was read) | {'made'} (by an earlier call with that Idempotency-Key) | {'reused'} (it came with another body).
 --    Repeated: {'ok'}.
 local id, tenant, lane, parent, conversation = ARGV[1], ARGV[2], ARGV[3], ARGV[9], ARGV[19]
-local TURN_S = 3600 -- how long a tenant's last place counts
+local TURN_S = DAY_S -- how long a tenant's last place counts: as long as what has it may wait
 local r = P .. 'r:' .. id
 if redis.call('EXISTS', r) == 1 then return {'ok'} end
 if ARGV[23] ~= '' then
