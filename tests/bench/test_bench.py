@@ -27,7 +27,7 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     assert len(must) >= 25
     lost = [row["ours"] for row in facts["rows"] if row["name"].endswith("lost words")]
     assert lost == [0]
-    assert facts["about"].keys() == {"commit", "date", "Python", "cores", "rounds"}
+    assert facts["about"].keys() == {"commit", "date", "Python", "cores", "rounds", "a round of a Python loop"}
 
 
 def test_one_scenario_alone() -> None:
