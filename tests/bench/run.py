@@ -50,7 +50,7 @@ def main() -> None:
     chosen = [scenario for scenario in SCENARIOS if any(part in scenario.__name__ for part in args.only.split(","))]
     if not chosen:
         parser.error(f"no such scenario; there are: {', '.join(scenario.__name__ for scenario in SCENARIOS)}")
-    facts = uvloop.run(run(chosen, rounds, slice_s=0.25 if args.quick else 1.0, about=about))
+    facts = uvloop.run(run(chosen, rounds, slice_s=0.1 if args.quick else 1.0, about=about))
     if args.json:
         args.json.write_text(json.dumps({"about": about} | facts, indent=1) + "\n")
     sys.exit(1 if facts["faults"] else 0)
