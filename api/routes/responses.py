@@ -183,9 +183,7 @@ async def read(request: web.Request) -> web.StreamResponse:
             snapshot = now
         return json_response(_shown(snapshot), progress_headers(snapshot))
     if not snapshot.stream:
-        message = (
-            "This response cannot be streamed because it was not created with stream=true."
-        )
+        message = "This response cannot be streamed because it was not created with stream=true."
         raise InvalidRequest(message, param="stream", code="invalid_request_error")
     return await _stream_from(request, response_id, after, {})
 
