@@ -35,6 +35,10 @@ class Gone(Exception):
     """The response was deleted, expired or lost while it was read: the stream ends without its end mark."""
 
 
+class Severed(ConnectionResetError):
+    """We have cut the stream, because it cannot go on here. Its client has not hung up, and may resume."""
+
+
 class Follower:
     """One reader's way through a response's events, from behind *after* (-1: from the start)."""
 

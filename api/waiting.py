@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from api.creation import NO_KEY, submit
+from api.relay import Severed
 from api.resources import ADMISSION, CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
 from shared.core.emitter import Ending
 from shared.core.lifecycle import TERMINAL
@@ -146,6 +147,8 @@ async def submitted(app: web.Application, new: NewResponse) -> AsyncIterator[tup
         submitting = spawn(app, submit(new, app[RESPONSES], settings, app[ADMISSION]))
         try:
             yield reader, await asyncio.shield(submitting)
+        except Severed:
+            raise
         except (asyncio.CancelledError, ConnectionResetError):
             if not (once or new.background or settings.foreground_hangup == "continue" or app[STATE].draining):
                 spawn(app, hang_up(app, new, submitting))

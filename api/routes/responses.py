@@ -15,7 +15,7 @@ from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, paging_of, starting_after_of, streams, wait_of
-from api.relay import EventStream, Follower, Gone
+from api.relay import EventStream, Follower, Gone, Severed
 from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
 from api.validate import Accepted, accept
 from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
@@ -146,7 +146,7 @@ async def _relay(
         ended = True
         return await stream.close()
     except (Gone, StoreUnavailable):
-        raise ConnectionResetError("the response is gone") from None
+        raise Severed("it cannot go on here") from None
     finally:
         if not ended:
             stream.cut()  # whatever it was: no other answer can follow what was sent

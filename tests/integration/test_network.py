@@ -24,6 +24,7 @@ from support.faults import (
     create,
     ended,
     numbers_of,
+    read_on,
     read_until,
     streaming,
     text_of,
@@ -137,6 +138,33 @@ async def test_a_publication_is_lost_in_the_middle(upstream: NamedUpstream, raw_
         assert proxy.muted == 1
         await front_end.logged("reader.repaired", missing=1)
         assert await check_left(cluster.redis) == 1
+
+
+async def test_a_front_end_that_gives_up_on_redis_is_no_hang_up(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """It cuts its streams in the end, so that their clients can go on elsewhere. What they have begun is not cancelled."""
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    async with (
+        running(config=chat_model(upstream.base_url), front_ends=0) as cluster,
+        Proxy(str(cluster.socket)) as proxy,
+    ):
+        patience = Edit("api/relay.py", "STORE_AWAY_S = 60.0", "STORE_AWAY_S = 1.0")
+        cut = await cluster.start_front_end(REDIS_URL=proxy.redis_url, **build(cluster.folder / "impatient", patience))
+        raw = raw_client((await cluster.start_front_end()).origin)
+        async with streaming(raw_client(cut.origin), "x") as stream:  # in the foreground
+            seen = await read_until(stream, "response.output_text.delta")
+            proxy.refuse()
+            rest = await read_on(stream)
+        assert [event["type"] for event in rest] == []
+        assert proxy.refused > 0
+        proxy.heal()
+        await cut.logged("hub.connected", count=2)
+        again = raw_client(cut.origin)
+        await ended(again, (await create(again, "other words=30 delay_ms=60"))["id"])  # time enough to be cancelled in
+        gate.set()
+        final = await ended(raw, seen[0]["response"]["id"])
+        assert (final["status"], text_of(final)) == ("completed", "one two")
+        assert await check_left(cluster.redis) == 2
 
 
 async def test_redis_is_slow(upstream: NamedUpstream, raw_client: RawMaker) -> None:
