@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from shared.errors import UpstreamError
 from shared.wire.items import CustomTool
+from worker.translate.chat_chunk import whole_text
 
 Json = dict[str, Any]
 
@@ -69,9 +70,9 @@ class Unwrapper:
         if isinstance(value, dict):
             texts = [member for member in value.values() if isinstance(member, str)]
             if isinstance(value.get("input"), str):
-                return str(value["input"])
-            return texts[0] if len(value) == len(texts) == 1 else "" if not value else whole
-        return value if isinstance(value, str) else whole
+                return whole_text(value["input"])
+            return whole_text(texts[0]) if len(value) == len(texts) == 1 else "" if not value else whole
+        return whole_text(value) if isinstance(value, str) else whole
 
     def _read(self) -> str:
         found: list[str] = []

@@ -9,6 +9,7 @@ from shared.core.emitter import Emitter
 from shared.errors import UpstreamError
 from shared.wire.items import CustomTool, Logprob, Phase
 from worker.translate.chat_calls import Offered, mend
+from worker.translate.chat_chunk import whole_text
 from worker.translate.custom_tools import Unwrapper
 from worker.translate.json_end import JsonEnd
 
@@ -91,8 +92,8 @@ class CallWriter:
     ) -> None:
         self._emit = emit
         self._offered = offered
-        self._name = name
-        self._call_id = call_id
+        self._name = whole_text(name)
+        self._call_id = call_id and whole_text(call_id)
         self._handle: int | None = None
         self._unwrap: Unwrapper | None = None
         self._custom = self._free_text = free_text

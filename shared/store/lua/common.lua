@@ -211,7 +211,7 @@ end
 -- attempts tells of the calls to backends, nil when there is nothing to tell.
 local function settle(id, status, first, count, frames, object, size, attempts)
   local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store', 'tenant', 'owner', 'attempt', 'attempts')
+  local v = redis.call('HMGET', r, 'stream', 'keep_s', 'inboxes', 'lane', 'store', 'tenant', 'owner', 'attempts')
   local output = keep_object(b, object, size)
   local conversation = redis.call('HGET', b, 'conversation')
   if conversation then end_turn(conversation, id, status, output) end
@@ -230,8 +230,8 @@ local function settle(id, status, first, count, frames, object, size, attempts)
     tell(v[3], 's ' .. id .. ' ' .. status .. ' ' .. (attempts or '-'), object)
   end
   redis.call('HSET', r, 'status', status, 'seq', first + count, 'owner', '', 'inboxes', '', 'ended', now(),
-    'attempts', attempts or v[9] or '')
-  if v[8] == '0' then redis.call('HDEL', b, 'begin') end -- nobody has claimed it
+    'attempts', attempts or v[8] or '')
+  redis.call('HDEL', b, 'begin') -- still there if nobody has claimed it
   redis.call('EXPIRE', r, v[2])
   if (v[1] == '1' or size > PACK_BYTES) and tonumber(v[2]) * 1000 > 2 * PACK_MS then
     redis.call('ZADD', P .. 'pack', now() + PACK_MS, id)

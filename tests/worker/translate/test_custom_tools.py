@@ -259,3 +259,11 @@ def test_a_custom_call_that_was_cut() -> None:
     assert [(item.input, item.status) for item in response.output if isinstance(item, CustomToolCall)] == [
         ("SEL", "incomplete")
     ]
+
+
+def test_half_a_surrogate_pair_is_marked() -> None:
+    """What is made of it must be UTF-8: an answer that cannot be written would never be settled."""
+    unwrapper = Unwrapper()
+    text = unwrapper.feed('{"text":"x \\ud83d"}') + unwrapper.finish()
+    assert text == "x \N{REPLACEMENT CHARACTER}"
+    text.encode()
