@@ -6,6 +6,8 @@ import re
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from shared.core.profiles import Profile
 from shared.core.tools import joined_name
 from shared.wire.items import (
@@ -142,6 +144,7 @@ def _call_id(call_id: str) -> str:
 def _object(arguments: str) -> Json:
     try:
         value = json.loads(arguments) if arguments.strip() else {}
+        msgspec.json.encode(value)  # not with half a surrogate pair in it
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"_raw": arguments}

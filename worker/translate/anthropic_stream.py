@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import msgspec
+
 from shared.core.emitter import Emitter, Ending
 from shared.core.profiles import Profile
 from shared.core.sse import SSEDecoder
@@ -320,6 +322,7 @@ class _Upstream:
         if "partial_json" in self.pieces:
             try:
                 said["input"] = json.loads("".join(self.pieces["partial_json"]))
+                msgspec.json.encode(said["input"])  # not with half a surrogate pair in it
             except (ValueError, RecursionError):
                 said["input"] = {}
         if self.citations:

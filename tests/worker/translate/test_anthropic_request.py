@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from shared.core.fitness import left_out, misfits
@@ -36,7 +37,7 @@ from shared.wire.requests import Request
 from shared.wire.responses import ReasoningEcho
 from support.answers import STATE
 from worker.translate.anthropic import AnthropicDialect
-from worker.translate.anthropic_messages import family_of
+from worker.translate.anthropic_messages import _object, family_of
 from worker.translate.anthropic_request import BUDGETS, json_tool
 from worker.translate.dialect import Ask
 from worker.translate.state import Kept, encode_state
@@ -339,3 +340,8 @@ def test_an_operators_own_keys_come_last() -> None:
     found = body(profile=profile)
     assert found["cache_control"] == {"type": "ephemeral"}
     assert found["output_config"] == {"task_budget": 1}
+
+
+def test_arguments_with_half_a_surrogate_pair_can_be_sent() -> None:
+    given = _object('{"a":"x \\ud83d"}')
+    assert msgspec.json.encode(given) == msgspec.json.encode({"_raw": '{"a":"x \\ud83d"}'})
