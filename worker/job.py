@@ -306,7 +306,13 @@ class Run:
         """Give the response back. Returns only when that was refused."""
         try:
             word = await self._tools.responses.release(
-                self._claimed.id, self.attempt, why, delay_s=delay_s, tries=tries, attempts=self._attempts
+                self._claimed.id,
+                self._tools.outbox.worker,
+                self.attempt,
+                why,
+                delay_s=delay_s,
+                tries=tries,
+                attempts=self._attempts,
             )
         except StoreUnavailable:
             word = "fenced"  # the lease runs out, and it is run again

@@ -158,6 +158,7 @@ class Responses:
     async def release(
         self,
         response_id: str,
+        worker: str,
         attempt: int,
         why: Literal["drain", "retry"],
         *,
@@ -165,7 +166,7 @@ class Responses:
         tries: int,
         attempts: str = "",
     ) -> Literal["ok", "cancelled", "fenced"]:
-        args = response_id, attempt, why, int(delay_s * 1000), tries, attempts
+        args = response_id, attempt, why, int(delay_s * 1000), tries, attempts, worker
         answer = await self._store.call("release", partition_of(response_id), *args)
         return cast(Literal["ok", "cancelled", "fenced"], answer.decode())
 

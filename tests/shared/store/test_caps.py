@@ -111,11 +111,11 @@ async def waited_too_long(responses: Responses, redis: Redis) -> None:
 
 async def released_and_run_again(responses: Responses, redis: Redis) -> None:
     await started(responses)
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=0) == "ok"
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=0) == "fenced"  # repeated
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=0) == "ok"
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=0) == "fenced"  # repeated
     assert await counts(redis) == {"active": 1, "running": 0}
     (again,) = await claim(responses, 2)
-    await responses.release(rid(1), again.attempt, "retry", delay_s=60, tries=1)
+    await responses.release(rid(1), WORKER, again.attempt, "retry", delay_s=60, tries=1)
     assert await counts(redis) == {"active": 1, "running": 0}
     await due(redis, 1)
     await reap(responses)

@@ -8,6 +8,7 @@ from support.valkey import (
     PARTITION,
     PREFIX,
     TENANT,
+    WORKER,
     append,
     claim,
     due,
@@ -45,7 +46,7 @@ async def test_a_response_in_no_queue_is_put_back(responses: Responses, redis: R
 
 async def test_one_that_waits_for_its_next_try_is_put_back_at_once(responses: Responses, redis: Redis) -> None:
     claimed = await started(responses)
-    assert await responses.release(rid(1), claimed.attempt, "retry", delay_s=60, tries=1) == "ok"
+    assert await responses.release(rid(1), WORKER, claimed.attempt, "retry", delay_s=60, tries=1) == "ok"
     assert await claim(responses, 2) == []
     assert await responses.requeue(rid(1)) == "ok"
     assert [each.id for each in await claim(responses, 3)] == [rid(1)]

@@ -400,7 +400,7 @@ async def test_a_terminal_status_never_changes(responses: Responses, redis: Redi
     assert await flush(responses, settle(1, 2, second)) == ["ok"]  # a repeated part, as far as the script can tell
     assert await cancel(responses, 1, seq=3) == ("ended", first)
     assert await responses.take_over(rid(1), "f-2", LEASE_S) is None
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=0) == "fenced"
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=0) == "fenced"
     await due(redis, 1)
     assert await reap(responses) == []
     assert await redis.zscore(LIVE, rid(1)) is None
@@ -610,7 +610,7 @@ async def test_release_puts_it_back_at_its_old_place(responses: Responses, redis
     await started(responses, 1)
     await submit(responses, new(2))
     await redis.delete(BELL)
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=1) == "ok"
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=1) == "ok"
     assert (await record(redis)).items() >= {
         ("status", "in_progress"),
         ("owner", ""),
@@ -618,7 +618,7 @@ async def test_release_puts_it_back_at_its_old_place(responses: Responses, redis
         ("tries", "1"),
     }
     assert await redis.llen(BELL) == 1
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=1) == "fenced"  # repeated
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=1) == "fenced"  # repeated
     claimed = await claim(responses, 2, worker="w-2")
     assert [(each.id, each.attempt, each.tries, each.releases) for each in claimed] == [
         (rid(1), 3, 1, 1),  # the attempt is raised by the release, too: what is on its way is fenced
@@ -627,9 +627,17 @@ async def test_release_puts_it_back_at_its_old_place(responses: Responses, redis
     assert (await record(redis))["crashes"] == "0"
 
 
+async def test_release_by_another_owner_of_the_same_attempt_is_fenced(responses: Responses, redis: Redis) -> None:
+    """A Redis that lost a claim may have given the same attempt to two workers."""
+    await started(responses, 1)
+    before = await record(redis)
+    assert await responses.release(rid(1), "w-2", 1, "drain", delay_s=0, tries=0) == "fenced"
+    assert await record(redis) == before
+
+
 async def test_release_with_a_delay_waits_outside_of_the_queue(responses: Responses, redis: Redis) -> None:
     await started(responses, 1)
-    assert await responses.release(rid(1), 1, "retry", delay_s=20, tries=2) == "ok"
+    assert await responses.release(rid(1), WORKER, 1, "retry", delay_s=20, tries=2) == "ok"
     assert not await waits(redis)
     assert await left_s(redis) == about(20)
     assert (await record(redis)).items() >= {("releases", "0"), ("tries", "2")}
@@ -641,7 +649,7 @@ async def test_release_with_a_delay_waits_outside_of_the_queue(responses: Respon
 
 async def test_cancel_of_what_waits_for_its_next_try(responses: Responses, redis: Redis) -> None:
     await started(responses, 1)
-    await responses.release(rid(1), 1, "retry", delay_s=20, tries=2)
+    await responses.release(rid(1), WORKER, 1, "retry", delay_s=20, tries=2)
     assert await cancel(responses, 1, seq=2) == ("settled", "")
     assert not await redis.exists(LIVE, queue(), job_key(1))
 
@@ -653,7 +661,7 @@ async def test_release_is_refused(responses: Responses, redis: Redis) -> None:
     await cancel(responses, 2, seq=2)
     expected = {(1, 1): "fenced", (2, 1): "cancelled", (3, 2): "fenced", (4, 1): "fenced"}
     for (number, attempt), word in expected.items():
-        assert await responses.release(rid(number), attempt, "drain", delay_s=0, tries=0) == word
+        assert await responses.release(rid(number), WORKER, attempt, "drain", delay_s=0, tries=0) == word
     assert not await redis.exists(queue())
 
 
@@ -904,7 +912,7 @@ async def every_life(responses: Responses, redis: Redis, numbers: range) -> None
     assert await cancel(responses, three, seq=2) == ("noted", "1")
     assert await responses.take_over(rid(three), "f-2", LEASE_S) == 2
     assert await flush(responses, settle(three, 2, "cancelled", attempt=2), who="f-2") == ["ok"]
-    assert await responses.release(rid(four), 1, "drain", delay_s=0, tries=0) == "ok"
+    assert await responses.release(rid(four), WORKER, 1, "drain", delay_s=0, tries=0) == "ok"
     await due(redis, five)
     await due(redis, six)
     assert {each.what for each in await reap(responses)} == {"requeued"}
@@ -987,7 +995,7 @@ async def test_a_claim_that_comes_late_takes_nothing(responses: Responses) -> No
 async def test_the_time_in_the_queue_counts_from_where_the_wait_began(responses: Responses, redis: Redis) -> None:
     await started(responses, 1)
     await redis.hset(key("r", 1), "created", 1)
-    assert await responses.release(rid(1), 1, "drain", delay_s=0, tries=0) == "ok"
+    assert await responses.release(rid(1), WORKER, 1, "drain", delay_s=0, tries=0) == "ok"
     await due(redis, 1)
     assert await reap(responses, max_queue_s=60) == []
     assert await waits(redis)
