@@ -72,6 +72,9 @@ class Follower:
                         yield frames
                         written = time.monotonic()
                 if large and self._next == before:
+                    if not self._begun and time.monotonic() - written >= self._ping_s:
+                        yield PING
+                        written = time.monotonic()
                     continue  # no room for it, or it was called back
                 if page.status in TERMINAL and self._next >= page.seq:
                     if self._relayed and self._next > page.seq:

@@ -9,6 +9,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from api.relay import PIECE_BYTES, Follower
+from shared.core.frames import PING
 from shared.hub import Hub, Reader
 from shared.loans import Loans
 from shared.store.responses import Responses
@@ -68,6 +69,18 @@ async def test_who_takes_its_pieces_keeps_them_and_others_wait(hub: Hub, respons
         waiting = asyncio.create_task(rest(second))
         assert seen + await rest(first) == whole[0]
         assert await waiting == whole[1]
+
+
+async def test_who_waits_for_room_is_pinged(hub: Hub, responses: Responses) -> None:
+    for number in (1, 2):
+        await ended(responses, number)
+    async with reading(hub, responses, 1) as first:
+        while len(await anext(first)) < PIECE_BYTES:
+            pass
+        follower = Follower(responses, hub, rid(2), TENANT, -1, ping_s=0)
+        async with asyncio.timeout(WAIT_S), contextlib.aclosing(follower.follow(Reader())) as waiting:
+            while await anext(waiting) != PING:
+                pass
 
 
 async def test_a_reader_that_hangs_up_makes_room(hub: Hub, responses: Responses) -> None:
