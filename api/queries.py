@@ -33,17 +33,24 @@ def streams(request: web.Request) -> bool:
     return value in _TRUE
 
 
-def starting_after_of(request: web.Request) -> int:
+def starting_after_of(request: web.Request, *, streaming: bool) -> int:
     """The number of the last event that the client has; -1 when it has none."""
     value = request.query.get("starting_after")
-    return -1 if value is None else _integer("starting_after", value, 0, MAX_NUMBER)
+    if value is None:
+        return -1
+    after = _integer("starting_after", value, 0, MAX_NUMBER)
+    if not streaming:
+        raise _invalid("starting_after", "it is the place in a stream (HINT: add stream=true)")
+    return after
 
 
-def wait_of(request: web.Request) -> float:
+def wait_of(request: web.Request, *, streaming: bool) -> float:
     """``wait``: seconds to hold the answer until the status changes; 0 when it is not asked for."""
     text = request.query.get("wait", "0")
     if not _SECONDS.fullmatch(text) or float(text) > MAX_WAIT_S:
         raise _invalid("wait", f"expected seconds from 0 to {MAX_WAIT_S}")
+    if streaming and float(text):
+        raise _invalid("wait", "a stream waits by itself (HINT: leave out one of wait and stream)")
     return float(text)
 
 

@@ -14,7 +14,7 @@ from shared.core.profiles import Profile
 from shared.errors import ConfigError
 from shared.models import MAX_MODEL_NAME
 from shared.settings import OTHER_VARIABLES, TABLES, VARIABLES, ApiKey, ModelRow, Secret, Settings, networks, variable
-from shared.settings_table import describe
+from shared.settings_table import describe, type_name
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 MIN_SEAL_KEY_CHARS = 32
@@ -82,7 +82,7 @@ class _Loader:
             try:
                 values[name] = msgspec.convert(value, fields[name].type)
             except msgspec.ValidationError as error:
-                self.problems.append(f"{path}{name}: {error}")
+                self.problems.append(f"{path}{name}: {_told(error, fields[name].type)}")
         self.problems += [
             f"{path}{name}: is needed" for name, field in fields.items() if field.required and name not in table
         ]
@@ -101,7 +101,7 @@ class _Loader:
                     text.lower() if setting == "log_level" else text, types[setting], strict=False
                 )
             except msgspec.ValidationError as error:
-                self.problems.append(f"{name}: {text!r}: {error}")
+                self.problems.append(f"{name}: {text!r}: {_told(error, types[setting])}")
         url = self.secret("REDIS_URL") or self.secret("VALKEY_URL")
         if url:
             values["redis_url"] = re.sub(r"^valkey(?=s?://)", "redis", url)
@@ -283,6 +283,11 @@ def _leads_back(base_url: str, settings: Settings) -> bool:
     if parts is None or parts.port != settings.port:
         return False
     return parts.hostname in {"localhost", "127.0.0.1", "::1", settings.host}
+
+
+def _told(error: msgspec.ValidationError, hint: Any) -> str:
+    """*error*, and for a choice what there is to choose from."""
+    return f"{error} (HINT: {type_name(hint)})" if "enum value" in str(error) else str(error)
 
 
 def _hint(name: str, known: list[str], cutoff: float = 0.6) -> str:

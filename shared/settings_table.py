@@ -29,7 +29,7 @@ def describe(struct: type[msgspec.Struct]) -> list[Row]:
             continue
         name = variable(field.name) if struct is Settings and field.name not in TABLES else ""
         default = "(needed)" if field.required else _shown(field.default, field.default_factory)
-        rows.append(Row(field.name, name, _type_name(field.type), default, str(metas[-1].description)))
+        rows.append(Row(field.name, name, type_name(field.type), default, str(metas[-1].description)))
     return rows
 
 
@@ -42,11 +42,12 @@ def _shown(default: Any, factory: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """What a setting of this type may be, in words."""
     if get_origin(hint) is Annotated:
-        return _type_name(get_args(hint)[0])
+        return type_name(get_args(hint)[0])
     if get_origin(hint) in (UnionType, Union):
-        return _type_name(next(inner for inner in get_args(hint) if inner is not NoneType))
+        return type_name(next(inner for inner in get_args(hint) if inner is not NoneType))
     if get_origin(hint) is Literal:
         return " or ".join(get_args(hint))
     if get_origin(hint) in (tuple, frozenset):

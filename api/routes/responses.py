@@ -172,7 +172,8 @@ def _shown(snapshot: Snapshot) -> bytes:
 
 @routes.get("/v1/responses/{response_id}")
 async def read(request: web.Request) -> web.StreamResponse:
-    streaming, after, wait_s = streams(request), starting_after_of(request), wait_of(request)
+    streaming = streams(request)
+    after, wait_s = starting_after_of(request, streaming=streaming), wait_of(request, streaming=streaming)
     include_of(request)
     response_id, snapshot = await _find(request, whole=not streaming)
     if not streaming:
@@ -223,9 +224,7 @@ def _cancelled(snapshot: Snapshot) -> web.Response:
 async def delete(request: web.Request) -> web.StreamResponse:
     response_id, _ = await _find(request, whole=False)
     word = await request.app[RESPONSES].delete(response_id, request[TENANT])
-    if word == "gone":
-        raise not_found(response_id)
-    if word == "running":
+    if word == "running":  # else it is deleted: by this call, or since it was found, by its own repetition or another
         raise InvalidRequest("Cannot delete an in-flight response. Cancel it first.")
     return json_response(_encode(Deleted(response_id)))
 

@@ -226,6 +226,8 @@ async def test_long_and_unusual_text_arrives_as_it_was(client: openai.AsyncOpenA
         ("stream=true&starting_after=", 400, "starting_after"),
         ("stream=perhaps", 400, "stream"),
         ("stream=true", 400, "stream"),
+        ("starting_after=3", 400, "starting_after"),
+        ("stream=true&wait=3", 400, "wait"),
     ],
 )
 async def test_what_cannot_be_streamed(

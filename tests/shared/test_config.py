@@ -86,6 +86,7 @@ def test_all_mistakes_at_once_each_with_its_path() -> None:
         "models.z.dialect", "keys[0].tenant", "PORT", "RESPOOL_DRANE_S", "LOG_FORMAT", "renew_s",
     }  # fmt: skip
     assert "prot: there is no such setting; did you mean port?" in found
+    assert any("(HINT: auto or console or json)" in each for each in found)
     assert "RESPOOL_DRANE_S: there is no such setting; did you mean RESPOOL_DRAIN_S?" in found
 
 

@@ -117,7 +117,7 @@ class AnthropicStream:
             self._tokens.read(found.usage)
             self._over = bool(self._stop)
         elif kind == "message":  # a whole one, as the payload of a stream
-            self.feed_whole(data)
+            self._read_whole(data, known=bool(self._by_index))
 
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream: a whole message, or a stream all the same."""
@@ -125,9 +125,13 @@ class AnthropicStream:
             for event in SSEDecoder(max_line_bytes=len(body) + 1).feed(body):
                 self.feed(event.data, event.event)
             return
+        self._read_whole(body, known=False)
+
+    def _read_whole(self, body: bytes, *, known: bool) -> None:
+        """*known*: its blocks were streamed before."""
         message, blocks = decode_message(body)
         self._tokens.read(message.usage)
-        for index, block in enumerate(blocks):
+        for index, block in enumerate(blocks if not known else ()):
             self._start(index, block)
             self._close(self._by_index[index])
         self._note_stop(message.stop_reason if message.stop_reason is not None else "end_turn", message.stop_details)

@@ -7,6 +7,7 @@ A blob names the family that made it, and every other family ignores it: what on
 What is foreign, forged, of another tenant or of a newer version is ignored as well; it is never an error.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from shared.errors import UpstreamError
 from shared.wire.items import Item, Reasoning
+from worker.translate.chat_chunk import whole_text
 from worker.translate.dialect import State
 
 MAX_STATE_BYTES = 8 << 20
@@ -37,12 +39,19 @@ _decode = msgspec.json.Decoder(Kept).decode
 def encode_state(kept: Kept) -> bytes:
     """Raises ``UpstreamError`` when it is larger than ``MAX_STATE_BYTES``, or no JSON."""
     try:
-        data = msgspec.json.encode(kept)
+        data = _encode(kept)
     except (ValueError, OverflowError, RecursionError) as error:
         raise UpstreamError("The model backend sent state that cannot be kept.") from error
     if len(data) > MAX_STATE_BYTES:
         raise UpstreamError("The model backend sent more state than can be kept.")
     return data
+
+
+def _encode(kept: Kept) -> bytes:
+    try:
+        return msgspec.json.encode(kept)
+    except UnicodeEncodeError:  # halves of surrogate pairs: without them it may be of no use, but the answer is
+        return whole_text(json.dumps(msgspec.to_builtins(kept), ensure_ascii=False)).encode()
 
 
 def open_states(items: Sequence[Item], family: str, state: State) -> dict[int, Kept]:

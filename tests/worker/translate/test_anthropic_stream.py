@@ -272,7 +272,26 @@ def test_halves_of_a_character_come_together() -> None:
     assert outcome(response)["text"] in ("😀!", "😀!\ufffd")
 
 
+def test_a_whole_message_behind_its_streamed_blocks_only_says_how_it_ended() -> None:
+    whole = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hello"}]}
+    more = {"stop_reason": "max_tokens", "usage": {"input_tokens": 5, "output_tokens": 7}}
+    response = play(start(0), text(0, "Hello"), stop(0), {**whole, **more})
+    assert [item.content for item in response.output if isinstance(item, Message)] == [[OutputText("Hello", [], [])]]
+    assert response.status == "incomplete"
+    assert response.usage is not None
+    assert response.usage.output_tokens == 7
+
+
 # -- thinking and its state
+
+
+def test_halves_of_surrogate_pairs_in_thinking_do_not_fail_the_answer() -> None:
+    response = play(
+        start(0, "thinking"), delta(0, "thinking", thinking="so \ud83d"), delta(0, "signature", signature="s\ude00"),
+        stop(0), start(1), text(1, "42"), stop(1), over(),
+    )  # fmt: skip
+    assert response.status == "completed"
+    assert [type(item) for item in response.output] == [Reasoning, Message]
 
 
 def test_thinking_is_kept_sealed_with_its_signature() -> None:

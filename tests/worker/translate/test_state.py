@@ -70,10 +70,22 @@ def test_the_family_is_the_only_field_that_is_always_written() -> None:
     assert encode_state(Kept("a")) == b'{"family":"a"}'
 
 
-@pytest.mark.parametrize("data", ["x" * MAX_STATE_BYTES, "\ud83d"], ids=["large", "half"])
+def nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize("data", ["x" * MAX_STATE_BYTES, nested(100_000)], ids=["large", "deep"])
 def test_what_cannot_be_kept_is_an_error_of_the_backend(data: Any) -> None:
     with pytest.raises(UpstreamError):
         encode_state(Kept("a", data=data))
+
+
+def test_half_a_surrogate_pair_is_kept_as_a_mark() -> None:
+    kept = msgspec.json.decode(encode_state(Kept("a", "\ud83d.", {"n": ["é\ude00"]})), type=Kept)
+    assert (kept.text, kept.data) == ("\ufffd.", {"n": ["é\ufffd"]})
 
 
 def test_without_a_key_nothing_is_kept_and_nothing_comes_back() -> None:
