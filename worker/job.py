@@ -31,7 +31,7 @@ from shared.wire.events import Event
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
-from worker.backends.base import Backends, Route
+from worker.backends.base import Backends, Route, Wait
 from worker.enforcement import find_breach, plan_repair
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
@@ -268,7 +268,7 @@ class Run:
                 log.warning("redis.unavailable", error=str(error))
                 await asyncio.sleep(STORE_RETRY_S)
 
-    async def _flush(self) -> None:
+    def _flush(self) -> Wait | None:
         if self._emitter.size_bytes > self._tools.settings.max_output_bytes:
             raise UpstreamError("The output is larger than this server's max_output_bytes.")
         events = self._emitter.take()
@@ -277,7 +277,7 @@ class Run:
                 self._first = False
                 FIRST.observe(self._claimed.age_ms / 1000 + time.monotonic() - self._started)
             self._line.append(render_all(events), len(events))
-        await self._line.room()
+        return self._line.room if self._line.full else None
 
     async def _wait_for_next_try(self, error: UpstreamError, tries: int) -> None:
         """Wait, or give the response back for a long wait. Raises *error* when there is no next try."""

@@ -84,9 +84,14 @@ class Line:
         self._count(len(frames))
         self._outbox.push(self)
 
+    @property
+    def full(self) -> bool:
+        """Whether this line may make no more for now."""
+        return self.size > MAX_LINE_BYTES or self._outbox.size > MAX_BYTES
+
     async def room(self) -> None:
         """Wait until this line may make more."""
-        while self.size > MAX_LINE_BYTES or self._outbox.size > MAX_BYTES:
+        while self.full:
             await self._outbox.flushed()
 
     async def settle(

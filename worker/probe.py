@@ -121,7 +121,7 @@ async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION
     return look(row.dialect, emit.end(ending, at=0), heard)
 
 
-async def _nothing() -> None:
+def _nothing() -> None:
     """Nobody waits for events."""
 
 

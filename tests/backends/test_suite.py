@@ -49,7 +49,7 @@ wired = pytest.mark.parametrize("dialect", DIALECTS)
 calls, arguments, and a body in which one could look for images."""
 
 
-async def nothing() -> None:
+def nothing() -> None:
     """Nobody waits for the events."""
 
 
@@ -142,7 +142,7 @@ async def test_one_call_and_its_output(backend: Name) -> None:
 async def test_every_read_is_flushed(backend: Name) -> None:
     flushed = 0
 
-    async def flush() -> None:
+    def flush() -> None:
         nonlocal flushed
         flushed += 1
 
@@ -177,7 +177,7 @@ async def test_a_failure_keeps_what_there_was(backend: Name) -> None:
 async def test_a_cancel_is_at_once(backend: Name) -> None:
     begun = asyncio.Event()
 
-    async def flush() -> None:
+    def flush() -> None:
         begun.set()
 
     async with FakeUpstream() as upstream:

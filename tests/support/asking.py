@@ -17,7 +17,7 @@ async def answer(backend: HttpBackend, row: ModelRow) -> tuple[Response, Upstrea
     request = Request(id="resp_00" + "a" * 32, created_at=1, model="m")
     emit = Emitter(draft(request))
 
-    async def flush() -> None:
+    def flush() -> None:
         emit.take()
 
     call = Call(request, [Message("user", "x")], row, "req", Sealer([]).bind("us", "state"))

@@ -36,8 +36,10 @@ DIALECTS: Mapping[str, Dialect] = {
 """Those that are spoken over HTTP."""
 STATE_KIND = "state"
 """What provider state is sealed as."""
-Flush = Callable[[], Awaitable[None]]
-"""Hands over the events made so far. Awaited after each read; waits while too much is unflushed."""
+Wait = Callable[[], Awaitable[None]]
+Flush = Callable[[], Wait | None]
+"""Hands over the events made so far; called after each read. What it answers is called and awaited before the next one: too
+much is unflushed."""
 
 log = structlog.get_logger()
 

@@ -50,11 +50,10 @@ class EchoBackend:
             emit.text(word)
             if "break" in options:
                 raise UpstreamError("The echo model was asked to break.")
+            if (delay_s or count % 64 == 0) and (room := flush()) is not None:
+                await room()
             if delay_s:
-                await flush()
                 await asyncio.sleep(delay_s)
-            elif count % 64 == 0:
-                await flush()
             if count == limit:
                 return Ending("incomplete", usage=_usage(said, count), reason="max_output_tokens")
         return Ending("completed", usage=_usage(said, count))

@@ -134,7 +134,8 @@ async def _feed(
                 if event.data == b"[DONE]":
                     return
                 stream.feed(event.data, event.event)
-            await flush()
+            if (room := flush()) is not None:
+                await room()
             if not ended:
                 ended = stream.ended
                 idle.within(USAGE_WAIT_S if ended else idle_s)
