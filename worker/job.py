@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.frames import render_all
+from shared.core.frames import render
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
@@ -27,7 +27,6 @@ from shared.store.responses import Responses
 from shared.store.rows import Claimed
 from shared.store.takeover import settle_from_log
 from shared.tasks import die_starved
-from shared.wire.events import Event
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
@@ -271,12 +270,12 @@ class Run:
     def _flush(self) -> Wait | None:
         if self._emitter.size_bytes > self._tools.settings.max_output_bytes:
             raise UpstreamError("The output is larger than this server's max_output_bytes.")
-        events = self._emitter.take()
-        if events:
+        frames, count = self._emitter.take_frames()
+        if count:
             if self._first:
                 self._first = False
                 FIRST.observe(self._claimed.age_ms / 1000 + time.monotonic() - self._started)
-            self._line.append(render_all(events), len(events))
+            self._line.append(frames, count)
         return self._line.room if self._line.full else None
 
     async def _wait_for_next_try(self, error: UpstreamError, tries: int) -> None:
@@ -334,10 +333,10 @@ class Run:
         if self._tools.settings.legacy_usage and ending.usage is not None:
             ending = replace(ending, usage=ending.usage.with_legacy())
         response = self._emitter.end(ending, at=_now())
-        last = self._say_large(self._emitter.take())
+        last, count = self._say_last()
         body, output_bytes = encode_ended(response)
         word = await self._line.settle(
-            response.status, render_all(last), len(last), body=body, output_bytes=output_bytes, attempts=self._attempts
+            response.status, last, count, body=body, output_bytes=output_bytes, attempts=self._attempts
         )
         if word == "ok":
             return response.status
@@ -345,14 +344,15 @@ class Run:
             return "lost"
         return await self._settle_cancelled(response)
 
-    def _say_large(self, events: Sequence[Event]) -> Sequence[Event]:
-        """The last events repeat the whole output: where it is large each goes alone, so that a reader of the log never
-        has to take them all at once. Returns those that are left to be logged with the status."""
+    def _say_last(self) -> tuple[bytes, int]:
+        """What is left to be logged with the status, and how many events that is. The last ones repeat the whole output:
+        where it is large each goes alone, so that a reader of the log never has to take them all at once."""
         if self._emitter.size_bytes <= LARGE_BYTES:
-            return events
-        for event in events[:-1]:
-            self._line.append(render_all([event]), 1)
-        return events[-1:]
+            return self._emitter.take_frames()
+        frames = [render(event) for event in self._emitter.take()]
+        for frame in frames[:-1]:
+            self._line.append(frame, 1)
+        return b"".join(frames[-1:]), len(frames[-1:])
 
     async def _settle_cancelled(self, response: Response) -> str:
         """The end came too late: a cancel had been noted. What was logged is kept; without a log, what there is."""

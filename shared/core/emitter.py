@@ -11,6 +11,7 @@ from typing import Literal, Self
 import msgspec
 
 from shared.core.accumulate import Fold, OpenItem, PartKind
+from shared.core.frames import Made, TextRun, render_all
 from shared.ids import item_id
 from shared.wire.events import (
     AnnotationAdded,
@@ -61,6 +62,8 @@ ITEM_SIZE_BYTES = 160
 LOGPROB_SIZE_BYTES = 64
 MAX_CALL_ID_CHARS = 64
 """The API's own limit: a longer id could not be sent back."""
+MIN_RUN = 3
+"""So many texts are worth being held together."""
 PADDED_CHARS = 16
 """Obfuscated deltas are filled up to a multiple of this."""
 
@@ -103,6 +106,7 @@ class Emitter:
         "_reserved",
         "_response",
         "_streaming",
+        "_taken",
         "number",
         "size_bytes",
     )
@@ -127,7 +131,8 @@ class Emitter:
         self._next_item = next_item
         self._streaming = streaming
         self._obfuscate = obfuscate
-        self._events: list[Event] = []
+        self._events: list[Made] = []
+        self._taken = number  # the number of the first of them
         self._open: OpenItem | None = None
         self._call_ids: set[str] = set()
         self._reserved: set[str] = set()
@@ -174,6 +179,25 @@ class Emitter:
             where = self.number, opened.item_id, opened.index, opened.part_index
             self._events.append(TextDelta(*where, delta, [*logprobs], padding))
             self.number += 1
+
+    def texts(self, deltas: Sequence[str]) -> None:
+        """The same as `text` of each."""
+        if self._obfuscate or len(deltas) < MIN_RUN:
+            for delta in deltas:
+                self.text(delta)
+            return
+        deltas = [delta for delta in deltas if delta]
+        if not deltas:
+            return
+        opened = self._open
+        if opened is None or opened.part != "output_text":
+            opened = self._open_part("output_text")
+        text = "".join(deltas)
+        opened.pieces.append(text)
+        self.size_bytes += _size_bytes(text)
+        if self._streaming:
+            self._events.append(TextRun(self.number, opened.item_id, opened.index, opened.part_index, deltas))
+            self.number += len(deltas)
 
     def refusal(self, delta: str) -> None:
         self._grow("refusal", RefusalDelta, delta)
@@ -305,8 +329,20 @@ class Emitter:
 
     def take(self) -> list[Event]:
         """The events made since the last take."""
-        events, self._events = self._events, []
+        events: list[Event] = []
+        for made in self._take():
+            events += made.events() if isinstance(made, TextRun) else (made,)
         return events
+
+    def take_frames(self) -> tuple[bytes, int]:
+        """The same, rendered, and how many they are."""
+        count = self.number - self._taken
+        return render_all(self._take()), count
+
+    def _take(self) -> list[Made]:
+        made, self._events = self._events, []
+        self._taken = self.number
+        return made
 
     def _add(self, kind: Callable[..., Event], *fields: object) -> None:
         if self._streaming:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.frames import decode, render_all
+from shared.core.frames import decode
 from shared.ids import item_number
 from shared.wire.events import (
     AnnotationAdded,
@@ -89,7 +89,7 @@ def unpack(packed: bytes) -> bytes:
     if packed[:1] == FRAMES:
         return data
     emitter, _ = _tell_again(_decode_told(data), streaming=True)
-    return render_all(emitter.take())
+    return emitter.take_frames()[0]
 
 
 def response_of(packed: bytes) -> bytes:
@@ -129,8 +129,7 @@ def _tell_again(told: _Told, *, streaming: bool) -> tuple[Emitter, Response]:
     for kind, arguments in told.steps:
         match kind:
             case "text":
-                for delta in _deltas(arguments, streaming=streaming):
-                    emitter.text(delta)
+                emitter.texts(_deltas(arguments, streaming=streaming))
             case "logprobs":
                 emitter.text(arguments[0], msgspec.convert(arguments[1], list[Logprob]))
             case "refusal" | "reasoning" | "summary":

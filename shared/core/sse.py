@@ -44,6 +44,11 @@ class SSEDecoder:
         self._data: list[bytes] = []
         self._counted = self._size_bytes = 0  # lines of _data, and how much they are with their ends
 
+    @property
+    def between_events(self) -> bool:
+        """Whether what comes next begins an event."""
+        return self._head is None and not (self._tail or self._data or self._event or self._after_cr)
+
     def feed(self, block: bytes) -> list[SSEEvent]:
         """The events that *block* completes. Raises `LineTooLong`."""
         if self._head is not None:

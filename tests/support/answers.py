@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.frames import render_all
 from shared.core.responses import draft
-from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
 from shared.seal import Sealer
 from shared.wire.items import CustomToolCall, FunctionCall, Message, OutputText, Reasoning, Refusal
@@ -16,6 +14,7 @@ from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from support.contract import check_stream
 from worker.translate.dialect import Answer
+from worker.translate.reading import Reading
 
 STREAMS = Path(__file__).parents[1] / "streams"
 SEALER = Sealer(["a key of more than thirty-two characters"])
@@ -48,19 +47,20 @@ def run(make: Callable[[Emitter], Answer], blocks: Sequence[bytes]) -> tuple[Res
     emit = Emitter(draft(Request(id="resp_00" + "a" * 32, created_at=1, model="m")))
     emit.created()
     emit.in_progress()
-    answer, sse = make(emit), SSEDecoder()
+    answer = make(emit)
+    reading = Reading(answer)
     try:
         if b"".join(blocks)[:1] == b"{":
             answer.feed_whole(b"".join(blocks))
         else:
             for block in blocks:
-                for event in sse.feed(block):
-                    answer.feed(event.data, event.event)
+                if reading.feed(block):
+                    break
         ending = answer.end()
     except UpstreamError as error:
         ending = Ending("failed", error=ResponseError(error.code, error.message))
     response = emit.end(ending, at=2)
-    frames = render_all(emit.take())
+    frames, _ = emit.take_frames()
     events = [json.loads(frame.partition(b"\ndata: ")[2]) for frame in frames.split(b"\n\n")[:-1]]
     assert check_stream(events) == []
     return response, frames

@@ -14,13 +14,14 @@ import aiohttp
 import structlog
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.sse import LineTooLong, SSEDecoder
+from shared.core.sse import LineTooLong
 from shared.deadline import Deadline
 from shared.errors import UpstreamError
 from shared.settings import without_password
 from worker.backends.base import DIALECTS, Call, Flush
 from worker.translate.dialect import Answer, Ask, Dialect
 from worker.translate.errors import upstream_error
+from worker.translate.reading import Reading
 
 MAX_ERROR_BYTES = 64 << 10
 MAX_BODY_BYTES = 16 << 20
@@ -120,7 +121,7 @@ async def _feed(
     content: aiohttp.StreamReader, stream: Answer, flush: Flush, timer: asyncio.Timeout, idle_s: float
 ) -> None:
     """Feed *stream* to its end. From its first byte on *timer* is over when nothing comes for *idle_s*."""
-    sse = SSEDecoder()
+    reading = Reading(stream)
     idle = Deadline(lambda: timer.reschedule(_in(0)))
     begun = ended = False
     try:
@@ -130,10 +131,8 @@ async def _feed(
                 begun = True
             elif not ended:
                 idle.pause()
-            for event in sse.feed(block):
-                if event.data == b"[DONE]":
-                    return
-                stream.feed(event.data, event.event)
+            if reading.feed(block):
+                return
             if (room := flush()) is not None:
                 await room()
             if not ended:

@@ -118,6 +118,13 @@ class ChatStream:
             if not over:  # what breaks behind the end takes nothing from the answer
                 raise
 
+    def skim(self, block: bytes, at: int, /) -> int:
+        if self._done or not self._goes_on:
+            return at
+        texts, end = self._slot.find_run(block, at)
+        self._emit.texts(texts)
+        return end
+
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream: a whole completion, or a stream all the same.
 

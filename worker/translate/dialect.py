@@ -49,6 +49,11 @@ class Answer(Protocol):
         """One payload of the stream, with its SSE event name. Raises ``UpstreamError`` when it is an error or garbage."""
         ...
 
+    def skim(self, block: bytes, at: int, /) -> int:
+        """Take what begins at *at*, where an event does, as far as it can be taken without being read event by event.
+        Where that ends: *at* when nothing was taken."""
+        ...
+
     def feed_whole(self, body: bytes) -> None:
         """The body of a 200 that is not called a stream. Raises ``UpstreamError`` when it is no answer."""
         ...

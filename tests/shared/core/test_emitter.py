@@ -48,6 +48,30 @@ def finish(emit: Emitter, status: Any = "completed", **more: Any) -> tuple[Respo
     return response, events
 
 
+@pytest.mark.parametrize("texts", [[], ["", "", "", ""], ["a"], ["a", "é"], ["a", "", "b", "\n", "é"]])
+@pytest.mark.parametrize("obfuscate", [False, True])
+def test_texts_together_are_texts_one_by_one(texts: list[str], obfuscate: bool) -> None:
+    one, together = (
+        Emitter(draft(Request(id=RESPONSE_ID, created_at=1, model="m")), obfuscate=obfuscate) for _ in "ab"
+    )
+    for text in texts:
+        one.text(text)
+    together.texts(texts)
+    assert together.size_bytes == one.size_bytes
+    frames, count = together.take_frames()
+    events = one.take()
+    assert (frames, count) == (render_all(events), len(events))
+    assert together.end(Ending("completed"), at=9) == one.end(Ending("completed"), at=9)
+    assert together.take() == one.take()
+
+
+def test_a_run_of_texts_is_taken_as_events() -> None:
+    emit = started()
+    emit.texts(["a", "b", "c"])
+    assert names(emit.take())[-3:] == ["output_text.delta"] * 3
+    assert emit.take_frames() == (b"", 0)
+
+
 def test_a_plain_answer() -> None:
     emit = emitter(next_item=3)
     emit.created()

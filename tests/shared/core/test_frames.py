@@ -4,6 +4,8 @@ import json
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.core import frames
 from shared.core.emitter import Emitter, Ending
@@ -45,6 +47,13 @@ def test_frames_are_read_as_server_sent_events_and_decode_to_the_same_events() -
     assert parsed.events == [json.loads(msgspec.json.encode(event)) for event in events]
     assert frames.decode(raw) == events
     assert raw == b"".join(map(frames.render, events))
+
+
+@given(st.lists(st.text(), min_size=1), st.integers(0, 10**6), st.integers(0, 99))
+def test_a_run_of_texts_is_rendered_like_its_events(texts: list[str], number: int, index: int) -> None:
+    run = frames.TextRun(number, "msg_1", index, index + 1, texts)
+    assert run.events() == [TextDelta(number + n, "msg_1", index, index + 1, text, []) for n, text in enumerate(texts)]
+    assert run.render() == frames.render_all([run]) == b"".join(map(frames.render, run.events()))
 
 
 def test_cut_drops_whole_frames() -> None:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.frames import render_all
 from shared.core.profiles import PROFILES, Profile
 from shared.core.responses import draft
 from shared.core.sse import SSEDecoder, SSEEvent
@@ -27,6 +26,7 @@ from support.contract import check_stream
 from worker.translate.chat import ChatDialect
 from worker.translate.chat_stream import FINISHES
 from worker.translate.dialect import Ask
+from worker.translate.reading import Reading
 
 STREAMS = Path(__file__).parents[2] / "streams"
 STATE = Sealer(["k" * 32]).bind("us", "state")
@@ -73,19 +73,20 @@ def run(name: str, blocks: list[bytes]) -> tuple[Response, bytes]:
     emit = Emitter(draft(request))
     emit.created()
     emit.in_progress()
-    stream, sse = ChatDialect().answer(asked, emit), SSEDecoder()
+    stream = ChatDialect().answer(asked, emit)
+    reading = Reading(stream)
     try:
         if b"".join(blocks)[:1] in (b"{", b"<"):
             stream.feed_whole(b"".join(blocks))
         else:
             for block in blocks:
-                for event in sse.feed(block):
-                    stream.feed(event.data, event.event)
+                if reading.feed(block):
+                    break
         ending = stream.end()
     except UpstreamError as error:
         ending = Ending("failed", error=ResponseError(error.code, error.message))
     response = emit.end(ending, at=2)
-    return response, SALTED.sub(b'"encrypted_content":"sealed"', render_all(emit.take()))
+    return response, SALTED.sub(b'"encrypted_content":"sealed"', emit.take_frames()[0])
 
 
 @cache

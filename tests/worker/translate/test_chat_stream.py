@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.core.emitter import Emitter, Ending
-from shared.core.frames import render_all
 from shared.core.profiles import PROFILES, Profile
 from shared.core.responses import draft
-from shared.core.sse import SSEDecoder
 from shared.errors import UpstreamError
 from shared.wire.items import FunctionCall, Message, OutputText, Reasoning, Refusal
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from support.contract import check_stream
 from worker.translate.chat_stream import ChatStream
+from worker.translate.reading import Reading
 
 STREAMS = Path(__file__).parents[2] / "streams"
 GENERIC = PROFILES["generic"]
@@ -46,18 +45,18 @@ def run(blocks: list[bytes], profile: Profile = GENERIC) -> tuple[Response, byte
     emit.created()
     emit.in_progress()
     stream = ChatStream(emit, profile)
-    sse = SSEDecoder()
+    reading = Reading(stream)
     try:
         if b"".join(blocks)[:1] == b"{":
             stream.feed_whole(b"".join(blocks))
         for block in blocks:
-            for event in sse.feed(block):
-                stream.feed(event.data, event.event)
+            if reading.feed(block):
+                break
         ending = stream.end()
     except UpstreamError as error:
         ending = Ending("failed", error=ResponseError(error.code, error.message))
     response = emit.end(ending, at=2)
-    return response, render_all(emit.take())
+    return response, emit.take_frames()[0]
 
 
 def play(*chunks: Any, profile: Profile = GENERIC) -> Response:
