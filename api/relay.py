@@ -5,9 +5,10 @@ Listen first, then read; a lost, repeated or late message costs one more read of
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import structlog
 from aiohttp import web
@@ -15,7 +16,7 @@ from aiohttp import web
 from shared.core.frames import DONE, PING, cut
 from shared.core.lifecycle import TERMINAL
 from shared.errors import StoreUnavailable
-from shared.hub import Hub, Reader
+from shared.hub import Heard, Hub, Reader
 from shared.store.responses import Responses
 from shared.store.rows import Batch, Page
 
@@ -53,13 +54,17 @@ class Follower:
         self._ping_s = ping_s
         self._relayed = False
         self._begun = 0  # bytes of event self._next that are out
+        self._written = time.monotonic()
 
-    async def follow(self, reader: Reader, *, read_log: bool = True) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, reader: Reader, push: Callable[[bytes], bool] = lambda _: False, *, read_log: bool = True
+    ) -> AsyncGenerator[bytes, None]:
         """Frames in order (large events in pieces), and pings in silence; ends behind the last event. Raises ``Gone``.
 
-        With *read_log* false the log is only read when something was missed.
+        With *read_log* false the log is only read when something was missed. While all before them are out, events that
+        come are given to *push* (false: not taken) as they come, which costs no turn of the loop.
         """
-        written = time.monotonic()
+        reader.take = functools.partial(self._pass, push)
         while True:
             if read_log:
                 page, before = await self._look(), self._next
@@ -70,11 +75,10 @@ class Follower:
                 async with contextlib.aclosing(source) as pieces:
                     async for frames in pieces:
                         yield frames
-                        written = time.monotonic()
+                        self._written = time.monotonic()
                 if large and self._next == before:
-                    if not self._begun and time.monotonic() - written >= self._ping_s:
+                    if not self._begun and self._ping_due():
                         yield PING
-                        written = time.monotonic()
                     continue  # no room for it, or it was called back
                 if page.status in TERMINAL and self._next >= page.seq:
                     if self._relayed and self._next > page.seq:
@@ -88,9 +92,8 @@ class Follower:
             heard = await reader.next(RECHECK_S * random.uniform(0.8, 1.2))  # noqa: S311  # jitter
             if heard is None or heard.kind not in b"ez":
                 read_log = True
-                if time.monotonic() - written >= self._ping_s:
+                if self._ping_due():
                     yield PING
-                    written = time.monotonic()
                 continue
             first, count = int(heard.a), int(heard.b)
             if first > self._next:
@@ -99,9 +102,24 @@ class Follower:
                 continue
             if frames := self._admit(first, count, heard.blob):
                 yield frames
-                written = time.monotonic()
+                self._written = time.monotonic()
             if heard.kind == b"z":
                 return
+
+    def _pass(self, push: Callable[[bytes], bool], heard: Heard) -> bool:
+        """Whether that was a batch that *push* took, and all that there was to do."""
+        first, count = (int(heard.a), int(heard.b)) if heard.kind == b"e" else (-1, 0)
+        if first != self._next or not push(heard.blob):
+            return False
+        self._next, self._relayed, self._written = first + count, True, time.monotonic()
+        return True
+
+    def _ping_due(self) -> bool:
+        """Whether it was silent for so long that a ping is to be sent now."""
+        due = time.monotonic() - self._written >= self._ping_s
+        if due:
+            self._written = time.monotonic()
+        return due
 
     async def _each(self, batches: list[Batch]) -> AsyncGenerator[bytes, None]:
         for batch in batches:
@@ -180,6 +198,23 @@ class EventStream:
     async def open(self, headers: dict[str, str]) -> None:
         self._response.headers.update(headers)
         await self._response.prepare(self._request)
+        self._chunked = self._response.headers.get("Transfer-Encoding") == "chunked"
+
+    def push(self, frames: bytes) -> bool:
+        """Write whole events if the client has room for them: without a wait, and so without a time-out."""
+        transport = self._room(len(frames))
+        if transport is None:
+            return False
+        # aiohttp would do the same by five calls and a join.
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
+        return True
+
+    def _room(self, size: int) -> asyncio.Transport | None:
+        """Where to write so many bytes at once; ``None`` when that may need a wait, or the client has gone."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() + size >= AT_ONCE_BYTES:
+            return None
+        return transport
 
     async def write(self, frames: bytes) -> None:
         """Whole events. A lot of bytes goes out in pieces, so that the timeout is one without progress."""
@@ -190,9 +225,7 @@ class EventStream:
             await self._write(frames[at : at + PIECE_BYTES])
 
     async def _write(self, piece: bytes) -> None:
-        transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() + len(piece) < AT_ONCE_BYTES:
-            await self._response.write(piece)
+        if self.push(piece):
             return
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -207,6 +240,9 @@ class EventStream:
             self._request.transport.abort()
 
     async def close(self) -> web.StreamResponse:
-        await self.write(DONE)
-        await self._response.write_eof()
+        if self._room(len(DONE)):
+            await self._response.write_eof(DONE)  # at once with the end of the answer
+        else:
+            await self.write(DONE)
+            await self._response.write_eof()
         return self._response

@@ -47,6 +47,9 @@ class Heard(NamedTuple):
     blob: bytes
 
 
+Take = Callable[[Heard], bool]
+
+
 class Reader:
     """What one reader of one response has yet to take."""
 
@@ -56,9 +59,15 @@ class Reader:
         self._missed = False
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = Deadline(self._wake)
+        self._silence_s = 0.0
+        self.take: Take | None = None
+        """Is shown what comes while the reader waits in ``next``; true when it has taken it, and the reader waits on."""
 
     def put(self, heard: Heard) -> bool:
         """False when there was no room: the reader is sent back to the log."""
+        if self.take is not None and self._waiter is not None and not self._waiter.done() and self.take(heard):
+            self._deadline.within(self._silence_s)
+            return True
         if not heard.blob and heard.kind in b"ayr":
             self.miss()
             return True
@@ -88,6 +97,7 @@ class Reader:
         """What was heard next; ``None`` when the log must be looked at (something was missed, or all was silent)."""
         if not self._heard and not self._missed:
             self._waiter = asyncio.get_running_loop().create_future()
+            self._silence_s = timeout_s
             self._deadline.within(timeout_s)
             try:
                 await self._waiter

@@ -140,7 +140,7 @@ async def _relay(
 ) -> web.StreamResponse:
     ended = False
     try:
-        async with contextlib.aclosing(follower.follow(reader, read_log=read_log)) as frames:
+        async with contextlib.aclosing(follower.follow(reader, stream.push, read_log=read_log)) as frames:
             async for each in frames:
                 await stream.write(each)
         ended = True

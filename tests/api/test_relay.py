@@ -90,3 +90,35 @@ async def test_a_reader_that_hangs_up_makes_room(hub: Hub, responses: Responses)
             pass
     async with reading(hub, responses, 2) as other:
         assert await rest(other) == whole[1]
+
+
+async def test_what_comes_is_pushed_to_a_client_that_takes_it_and_else_yielded(hub: Hub, responses: Responses) -> None:
+    pushed, room = asyncio.Queue[bytes](), True
+
+    def push(frames: bytes) -> bool:
+        if room:
+            pushed.put_nowait(frames)
+        return room
+
+    await hub.connected.wait()
+    await started(responses, 1)
+    follower = Follower(responses, hub, rid(1), TENANT, -1, ping_s=60)
+    with hub.listen(rid(1)) as reader:
+        async with asyncio.timeout(WAIT_S), contextlib.aclosing(follower.follow(reader, push)) as frames:
+            seen = await anext(frames)
+            while not seen.endswith(b"<begin>"):
+                seen += await anext(frames)
+            following = asyncio.create_task(anext(frames))
+            await flush(responses, append(1, 2, b"<2>"))
+            assert await pushed.get() == b"<2>"
+            room = False
+            await flush(responses, append(1, 3, b"<3>"))
+            assert await following == b"<3>"
+            room = True
+            following = asyncio.create_task(anext(frames))
+            await flush(responses, append(1, 4, b"<4><5>", count=2))
+            assert await pushed.get() == b"<4><5>"
+            await flush(responses, settle(1, 6))
+            assert await following == b"<end>"
+            assert await rest(frames) == b""
+            assert pushed.empty()
