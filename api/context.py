@@ -76,10 +76,15 @@ def check_window(request: Request, items: list[StoredItem], settings: Settings) 
 def check_fit(request: Request, history: Sequence[StoredItem], items: Sequence[StoredItem], settings: Settings) -> None:
     """Refuse what the backend cannot do. *history* comes before the request's own *items*."""
     row = find_model(settings.models, request.model, request.channel)
-    faults = [list(misfits(request, history, items, target.quirks)) for target in row.targets] if row else []
-    if not faults or not all(faults):
-        return  # there is a backend that takes it
-    misfit = faults[0][0]
+    first = None
+    for target in row.targets if row else ():
+        misfit = next(misfits(request, history, items, target.quirks), None)
+        if misfit is None:
+            return  # there is a backend that takes it
+        first = first or misfit
+    if first is None:
+        return
+    misfit = first
     message = f"Unsupported {misfit.code.partition('_')[2]}: the model '{request.model}' does not take {misfit.what}."
     raise InvalidRequest(message, param=misfit.param, code=misfit.code)
 

@@ -30,6 +30,7 @@ from shared.settings import Settings
 from shared.store.responses import Responses
 from shared.store.rows import NewResponse
 from shared.wire.requests import Request
+from shared.wire.responses import Response
 
 _encode = msgspec.json.Encoder().encode
 NO_KEY = "", ""
@@ -57,13 +58,8 @@ def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Sett
     request.id = response_id(partition, timed(int(now * 1000), os.urandom(RANDOM_BYTES)))
     request.created_at = int(now)
     response = draft(request)
-    emitter = Emitter(response, streaming=request.stream)
     body = _encode(response)
-    emitter.created()
-    if request.background:
-        emitter.queued()
-    opening = emitter.take()
-    emitter.in_progress()
+    opening, opening_count, begin = _first_frames(response) if request.stream else (b"", 0, b"")
     return NewResponse(
         id=request.id,
         tenant=caller.tenant,
@@ -79,14 +75,25 @@ def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Sett
         object=body,
         items=_encode(complete(accepted.items, request.id, taken=context.taken)),
         created_ms=int(now * 1000),
-        opening=render_all(opening),
-        opening_count=len(opening),
-        begin=render_all(emitter.take()),
+        opening=opening,
+        opening_count=opening_count,
+        begin=begin,
         head_start_ms=HEAD_START_MS[request.service_tier],
         conversation=conversation,
         read=context.read,
         idempotency=(caller.once.key, caller.once.body) if caller.once else NO_KEY,
     )
+
+
+def _first_frames(response: Response) -> tuple[bytes, int, bytes]:
+    """Those that are there at once, how many, and the one that is when it runs. *response* is used up."""
+    emitter = Emitter(response)
+    emitter.created()
+    if response.background:
+        emitter.queued()
+    opening = emitter.take()
+    emitter.in_progress()
+    return render_all(opening), len(opening), render_all(emitter.take())
 
 
 def _partition(request: Request) -> int:

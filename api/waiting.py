@@ -1,9 +1,7 @@
 """Wait for what becomes of a response: its end (foreground calls), or the next change of its status (long polls)."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
@@ -135,34 +133,60 @@ def progress_headers(snapshot: Snapshot) -> dict[str, str]:
     return ASK_AGAIN | place
 
 
-@contextlib.asynccontextmanager
-async def submitted(app: web.Application, new: NewResponse) -> AsyncIterator[tuple[Reader, bool]]:
+class submitted:  # used like a function
     """*new* in its queue, and a reader of it; False when its Idempotency-Key stands for another one meanwhile.
 
     If the client goes while the block waits for a foreground response, it is cancelled.
     """
-    settings = app[SETTINGS]
-    once = new.idempotency != NO_KEY  # who sends a key can come back: it is never withdrawn
-    with bound(response_id=new.id), app[HUB].listen(new.id) as reader:
-        submitting = spawn(app, submit(new, app[RESPONSES], settings, app[ADMISSION]))
+
+    __slots__ = ("_app", "_bound", "_listening", "_new")
+
+    def __init__(self, app: web.Application, new: NewResponse) -> None:
+        self._app = app
+        self._new = new
+        self._bound = bound(response_id=new.id)
+        self._listening = app[HUB].listen(new.id)
+
+    async def __aenter__(self) -> tuple[Reader, bool]:
+        app, new = self._app, self._new
+        self._bound.__enter__()
+        reader = self._listening.__enter__()
         try:
-            yield reader, await asyncio.shield(submitting)
-        except Severed:
-            raise
-        except (asyncio.CancelledError, ConnectionResetError):
-            if not (once or new.background or settings.foreground_hangup == "continue" or app[STATE].draining):
-                spawn(app, hang_up(app, new, submitting))
-            raise
-        except StoreUnavailable:
-            if submitting.done() and submitting.exception() and not once:
+            return reader, await submit(new, app[RESPONSES], app[SETTINGS], app[ADMISSION])
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                spawn(app, submit_again(app, new, stays=self._stays()))
+            elif isinstance(error, StoreUnavailable) and new.idempotency == NO_KEY:
                 spawn(app, withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
+            self._leave()
             raise
 
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        gone = isinstance(error, asyncio.CancelledError | ConnectionResetError) and not isinstance(error, Severed)
+        if gone and not self._stays():
+            spawn(self._app, withdraw(self._app, self._new))
+        self._leave()
 
-async def hang_up(app: web.Application, new: NewResponse, submitting: "asyncio.Task[Any]") -> None:
-    """The creator of a foreground response has gone: end it, to free its slot and the backend."""
-    await asyncio.wait([submitting])
-    if not isinstance(submitting.exception(), ApiError):  # accepted, or nobody knows
+    def _stays(self) -> bool:
+        """Whether it goes on without its client. Who has sent a key can come back."""
+        app, new = self._app, self._new
+        hangs_up = app[SETTINGS].foreground_hangup != "continue" and not app[STATE].draining
+        return new.background or new.idempotency != NO_KEY or not hangs_up
+
+    def _leave(self) -> None:
+        self._listening.__exit__()
+        self._bound.__exit__()
+
+
+async def submit_again(app: web.Application, new: NewResponse, *, stays: bool) -> None:
+    """The client has gone while *new* was submitted: that is done to its end, and then, unless it *stays*, undone."""
+    try:
+        await submit(new, app[RESPONSES], app[SETTINGS], app[ADMISSION])
+    except ApiError:
+        return  # it was refused
+    except StoreUnavailable as away:  # nobody knows whether it was accepted
+        log.warning("redis.unavailable", error=str(away))
+    if not stays:
         await withdraw(app, new)
 
 

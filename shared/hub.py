@@ -14,7 +14,7 @@ the Response);
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import structlog
@@ -112,6 +112,28 @@ class Reader:
         return heard
 
 
+class Listening:
+    """``with`` makes a reader, and takes it away again."""
+
+    __slots__ = ("_key", "_reader", "_readers")
+
+    def __init__(self, readers: dict[bytes, set[Reader]], key: bytes) -> None:
+        self._readers = readers
+        self._key = key
+
+    def __enter__(self) -> Reader:
+        self._reader = Reader()
+        self._readers.setdefault(self._key, set()).add(self._reader)
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+        readers = self._readers[self._key]
+        readers.discard(self._reader)
+        if not readers:
+            del self._readers[self._key]
+
+
 class Hub:
     """The inbox of *process*. ``async with`` starts and ends it; ``connected`` is set while it is subscribed."""
 
@@ -137,19 +159,9 @@ class Hub:
         await end(self._task)
         await self._client.aclose()
 
-    @contextlib.contextmanager
-    def listen(self, response_id: str) -> Iterator[Reader]:
+    def listen(self, response_id: str) -> "Listening":
         """A reader of *response_id*; to be opened before the call that makes messages come."""
-        key, reader = response_id.encode(), Reader()
-        self._readers.setdefault(key, set()).add(reader)
-        try:
-            yield reader
-        finally:
-            reader.close()
-            readers = self._readers[key]
-            readers.discard(reader)
-            if not readers:
-                del self._readers[key]
+        return Listening(self._readers, response_id.encode())
 
     def listeners(self, response_id: str) -> int:
         return len(self._readers.get(response_id.encode(), ()))

@@ -19,14 +19,15 @@ ITEM_NUMBERS = 32**4
 """So many items one owner can number."""
 ItemKind = Literal["msg", "rs", "fc", "fco", "ctc", "ctco", "cmp"]
 
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 _RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{2}})([{ALPHABET}]{{32}})")
 _ITEM = re.compile(rf"[a-z]{{2,4}}_([{ALPHABET}]{{34}})[{ALPHABET}]{{4}}")
 _CONVERSATION = re.compile(_RESPONSE.pattern.replace("resp", "conv"))
 
 
 def base32(number: int, width: int) -> str:
-    """*number* in exactly *width* letters, most significant first. Higher digits are cut off."""
-    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (width - 1), -1, -5))
+    """*number* in exactly *width* letters (an even number), most significant first. Higher digits are cut off."""
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * width - 10, -1, -10)])
 
 
 def timed(created_ms: int, random: bytes) -> bytes:

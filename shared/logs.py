@@ -4,9 +4,11 @@ Loggers are made with ``log = structlog.get_logger()``; ``log.info("response.set
 through the standard library comes out in the same form, with their text as the event.
 """
 
+import functools
 import io
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -160,7 +162,13 @@ def _take_over_stdlib(level: int, common: list[Processor], last: list[Processor]
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    second, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_text_of(second)}.{microseconds:06d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _text_of(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _render_json(logger: WrappedLogger, method: str, line: EventDict) -> str:
