@@ -1,26 +1,22 @@
 """What the HTTP shell does not put up with: each limit is met by a backend that goes beyond it, over a real connection."""
 
 import asyncio
-import datetime
 import gzip
-import ipaddress
 import json
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fakes.upstream import DONE, FakeUpstream, Send, Step, chunk, completion, hang, pause, reply, send, start, status
 from shared.core.emitter import Emitter, Ending
 from shared.core.profiles import Profile
 from shared.settings import ModelRow, Secret
 from support.asking import answer, text_of
-from worker.backends import http
-from worker.backends.http import MAX_BODY_BYTES, MAX_ERROR_BYTES, HttpBackend
+from support.certificates import self_signed
+from worker.backends import exchange
+from worker.backends.exchange import MAX_BODY_BYTES, MAX_ERROR_BYTES
+from worker.backends.http import HttpBackend
 from worker.translate.dialect import Ask
 
 KEY = "sk-not-for-everybody"
@@ -129,7 +125,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(tmp_path: Pa
         heard.extend(await reader.read(1))
         writer.close()
 
-    server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=self_signed(tmp_path))
+    server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=self_signed(tmp_path, "127.0.0.1"))
     async with server, HttpBackend() as backend:
         port = server.sockets[0].getsockname()[1]
         row = ModelRow(dialect="chat", base_url=f"https://127.0.0.1:{port}/v1", key=Secret(KEY))
@@ -137,21 +133,6 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(tmp_path: Pa
     assert error is not None
     assert error.message == "The certificate of the backend is not trusted."
     assert heard == b""
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """For 127.0.0.1: there is nothing wrong with it but that nobody vouches for it."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    certificate = made.add_extension(names, critical=True).sign(key, hashes.SHA256())
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    path = folder / "server.pem"
-    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
 
 
 @pytest.mark.parametrize("steps", [[hang()], [start(), hang()]], ids=["nothing", "headers only"])
@@ -194,7 +175,7 @@ async def test_comments_are_signs_of_life(kind: str) -> None:
 
 
 async def test_an_answer_that_has_ended_does_not_wait_for_its_usage_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "USAGE_WAIT_S", SHORT_S)
+    monkeypatch.setattr(exchange, "USAGE_WAIT_S", SHORT_S)
     async with FakeUpstream() as upstream, HttpBackend() as backend:
         upstream.queue(
             start(), send(chunk("Hi"), chunk(finish="stop")), *[send(b": still here\n\n"), pause(0.05)] * 500

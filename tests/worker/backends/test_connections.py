@@ -1,0 +1,359 @@
+"""Connections to backends, against servers that speak HTTP byte by byte, on both event loops."""
+
+import asyncio
+import functools
+import inspect
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from fakes.upstream import DONE, chunk, frame
+from shared.core.emitter import Emitter
+from shared.core.responses import draft
+from shared.errors import UpstreamError
+from shared.settings import ModelRow
+from shared.wire.items import Message
+from shared.wire.requests import Request
+from shared.wire.responses import Response
+from support.answers import STATE
+from support.asking import text_of
+from support.certificates import self_signed
+from worker.backends import connection
+from worker.backends.base import Call, Wait
+from worker.backends.http import HttpBackend
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SSE = OK + b"Content-Type: text/event-stream\r\n"
+EVENTS = frame(chunk("Hel")) + frame(chunk("lo")) + frame(chunk(finish="stop")) + DONE
+BROKE = "The connection to the backend broke."
+
+
+def sized(body: bytes = EVENTS, head: bytes = SSE) -> bytes:
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def chunked(body: bytes = EVENTS, size: int = 50) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return SSE + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in pieces)
+
+
+LAST = b"0\r\n\r\n"
+
+
+def on_both_loops(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test of *scenario*: the worker runs on uvloop, where there is one."""
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+    @functools.wraps(scenario)
+    def test(run: Callable[[Awaitable[None]], None], **fixtures: Any) -> None:
+        run(scenario(**fixtures))
+
+    parameters = inspect.signature(scenario).parameters.values()
+    run = inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    test.__signature__ = inspect.Signature([run, *parameters])  # type: ignore[attr-defined]  # what pytest looks at
+    return test
+
+
+class Peer:
+    """A server that answers the n-th request of all with the n-th of *answers*; ``None`` closes without a word."""
+
+    def __init__(self, *answers: bytes | None, close: bool = False) -> None:
+        self.answers = list(answers)
+        self.close = close
+        self.requests: list[tuple[int, bytes]] = []
+        """(number of the connection, head and body)."""
+        self.writers: list[asyncio.StreamWriter] = []
+        self.gone = asyncio.Event()
+        """A client has closed its connection."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.writers)
+        self.writers.append(writer)
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                self.requests.append((number, head + await reader.readexactly(size)))
+                answer = self.answers.pop(0)
+                if answer is None:
+                    break
+                writer.write(answer)
+                if self.close:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.gone.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def serving(peer: Peer, tls: ssl.SSLContext | None = None) -> AsyncIterator[ModelRow]:
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield ModelRow(dialect="chat", base_url=f"http{'s' if tls else ''}://127.0.0.1:{port}/v1")
+    finally:
+        server.close()
+        for writer in peer.writers:
+            writer.transport.abort()
+
+
+async def ask(backend: HttpBackend, row: ModelRow, flush: Callable[[], Wait | None] = lambda: None) -> Response:
+    request = Request(id="resp_00" + "a" * 32, created_at=1, model="m")
+    emit = Emitter(draft(request))
+    async with asyncio.timeout(20):
+        ending = await backend.run(Call(request, [Message("user", "x")], row, "req", STATE), emit, flush)
+    return emit.end(ending, at=2)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """A few turns of the loop: nobody signals what a connection notices while it is kept."""
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0)
+
+
+async def said(backend: HttpBackend, row: ModelRow) -> str:
+    return text_of(await ask(backend, row))
+
+
+async def failure(backend: HttpBackend, row: ModelRow) -> str:
+    with pytest.raises(UpstreamError) as caught:
+        await ask(backend, row)
+    assert caught.value.retryable
+    return caught.value.message
+
+
+@on_both_loops
+async def test_connections_are_kept() -> None:
+    peer = Peer(
+        sized(),
+        chunked() + LAST,
+        chunked(size=1000) + LAST,
+        sized(b'{"error":{}}', OK.replace(b"200", b"503")),
+        sized(),
+    )
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert [await said(backend, row) for _ in range(3)] == ["Hello"] * 3
+        assert await failure(backend, row) == "The model backend answered 503."
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0] * 5
+
+
+@on_both_loops
+async def test_the_end_of_a_body_may_come_behind_that_of_its_stream() -> None:
+    peer = Peer(chunked(), chunked() + LAST)
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+        peer.writers[0].write(LAST)
+        await until(lambda: any(backend._pool._kept.values()))
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 0]
+
+
+@pytest.mark.parametrize("rest", [b"", b"5\r\n: no\n\r\n" * 200_000], ids=["nothing", "too much"])
+@on_both_loops
+async def test_a_body_that_goes_on_behind_its_stream_is_left(monkeypatch: pytest.MonkeyPatch, rest: bytes) -> None:
+    monkeypatch.setattr(connection, "DRAIN_S", 20.0 if rest else 0.1)
+    peer = Peer(chunked() + rest, chunked() + LAST)
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+        async with asyncio.timeout(5):
+            await peer.gone.wait()
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 1]
+
+
+CLOSES = {
+    "says so": sized(head=SSE + b"Connection: close\r\n"),
+    "old": sized(head=SSE.replace(b"1.1", b"1.0")),
+    "no length": SSE + b"\r\n" + EVENTS,
+    "more than was asked for": sized() + sized(),
+    "another protocol": sized(head=SSE) + b"\x00",
+}
+
+
+@pytest.mark.parametrize("why", CLOSES)
+@on_both_loops
+async def test_connections_that_cannot_be_kept(why: str) -> None:
+    peer = Peer(CLOSES[why], CLOSES[why], close=why == "no length")
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
+    assert [number for number, _ in peer.requests] == [0, 1]
+
+
+@on_both_loops
+async def test_a_kept_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "KEEP_S", 0.1)
+    peer = Peer(sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+        async with asyncio.timeout(5):
+            await peer.gone.wait()
+        assert backend._pool._all == set()
+
+
+@on_both_loops
+async def test_a_kept_connection_that_the_server_has_closed() -> None:
+    peer = Peer(sized(), sized(), close=True)
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+        await until(lambda: not backend._pool._all)
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 1]
+
+
+@on_both_loops
+async def test_a_kept_connection_that_is_closed_instead_of_an_answer_is_no_failure() -> None:
+    """The server may have closed it before the request came."""
+    peer = Peer(sized(), None, sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
+    assert [number for number, _ in peer.requests] == [0, 0, 1]
+
+
+@on_both_loops
+async def test_a_new_connection_that_is_closed_instead_of_an_answer_is_one() -> None:
+    peer = Peer(sized(), None, None, OK[:5])
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+        assert await failure(backend, row) == BROKE
+    assert [number for number, _ in peer.requests] == [0, 0, 1]
+
+
+CUT = {
+    "head": SSE,
+    "content-length": sized()[:-40],
+    "chunked": chunked()[:-90],
+    "chunk size": chunked()[:-90] + b"\r\nzz\r\n",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.9\r\n",
+    "both lengths": sized(head=SSE + b"Transfer-Encoding: chunked\r\n"),
+    "interim only": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", CUT)
+@on_both_loops
+async def test_answers_that_are_cut_or_garbage(what: str) -> None:
+    peer = Peer(CUT[what], close=True)
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await failure(backend, row) == BROKE
+    assert len(peer.requests) == 1
+
+
+WITHOUT_END = {
+    "headers": [OK, b"X-More: and more\r\n"],
+    "a header": [OK + b"X-More: ", b"and more"],
+    "interim answers": [b"", b"HTTP/1.1 102 Processing\r\n\r\n"],
+    "trailers": [chunked(b": hm\n\n") + b"0\r\n", b"X-More: and more\r\n"],
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_END)
+@on_both_loops
+async def test_heads_without_end_are_given_up(what: str) -> None:
+    start, more = WITHOUT_END[what]
+    peer = Peer(start + more * (1 << 20))
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await failure(backend, row) == BROKE
+        async with asyncio.timeout(5):
+            await peer.gone.wait()
+
+
+@on_both_loops
+async def test_interim_answers_are_skipped() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n"
+    peer = Peer(interim + chunked() + LAST, interim + sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
+    assert [number for number, _ in peer.requests] == [0, 0]
+
+
+@on_both_loops
+async def test_no_more_is_read_than_there_is_room_for() -> None:
+    filler = b": " + b"x" * 1000 + b"\n\n"
+    peer = Peer(sized(filler * 20_000 + EVENTS))
+    flushed: list[int] = []
+
+    async def room() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(flushed) == 1
+        buffered.append(peer.writers[0].transport.get_write_buffer_size())
+
+    def flush() -> Wait | None:
+        flushed.append(1)
+        return room if len(flushed) == 1 else None
+
+    buffered: list[int] = []
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert text_of(await ask(backend, row, flush)) == "Hello"
+    assert buffered[0] > 0
+
+
+@on_both_loops
+async def test_a_flood_leaves_turns_to_others() -> None:
+    turns = 0
+    flushed: list[int] = []
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def flush() -> None:
+        flushed.append(turns)
+
+    peer = Peer(sized(frame(chunk("x")) * 60_000 + EVENTS))
+    async with serving(peer) as row, HttpBackend() as backend:
+        others = asyncio.create_task(count())
+        await ask(backend, row, flush)
+        others.cancel()
+    assert len(flushed) > 10
+    assert len(set(flushed)) > len(flushed) / 4  # of the rest some were small
+
+
+@on_both_loops
+async def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = self_signed(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    peer = Peer(chunked() + LAST, sized())
+    async with serving(peer, context) as row, HttpBackend() as backend:
+        assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
+    assert [number for number, _ in peer.requests] == [0, 0]
+
+
+@on_both_loops
+async def test_a_certificate_of_another_host_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = self_signed(tmp_path, "127.0.0.2")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    peer = Peer()
+    async with serving(peer, context) as row, HttpBackend() as backend:
+        assert await failure(backend, row) == "The certificate of the backend is not trusted."
+    assert peer.requests == []
+
+
+@on_both_loops
+async def test_a_host_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one that answers is taken, and so many requests at once look it up once."""
+    peer = Peer(*[sized()] * 5)
+    looked_up: Sequence[str] = []
+    async with serving(peer) as row, HttpBackend() as backend:
+        loop = asyncio.get_running_loop()
+        port = int(row.base_url.rpartition(":")[2].partition("/")[0])
+        found = await loop.getaddrinfo("127.0.0.1", port, type=1)
+        dead = await loop.getaddrinfo("127.0.0.1", 1, type=1)
+
+        async def addresses(host: str, port: int) -> Any:
+            looked_up.append(host)
+            return dead + found
+
+        monkeypatch.setattr("worker.backends.pool._addresses", addresses)
+        row = ModelRow(dialect="chat", base_url=f"http://model.internal:{port}/v1")
+        assert await asyncio.gather(*[said(backend, row) for _ in range(5)]) == ["Hello"] * 5
+    assert looked_up == ["model.internal"]
+    assert b"\r\nHost: model.internal:%d\r\n" % port in peer.requests[0][1]
