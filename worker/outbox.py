@@ -40,7 +40,6 @@ class Part:
     first: int
     count: int
     frames: bytes
-    shown: bool
     at: float
     """Monotonic seconds when it was made."""
 
@@ -78,8 +77,8 @@ class Line:
         self._next = seq
         self._on_refused = on_refused
 
-    def append(self, frames: bytes, count: int, *, shown: bool = True) -> None:
-        self.pending.append(Part(self._next, count, frames, shown, time.monotonic()))
+    def append(self, frames: bytes, count: int) -> None:
+        self.pending.append(Part(self._next, count, frames, time.monotonic()))
         self._next += count
         self._count(len(frames))
         self._outbox.push(self)
@@ -119,7 +118,7 @@ class Line:
         if part is None:
             return None
         return (
-            append_header(self.response_id, self.attempt, part.first, part.count, shown=part.shown),
+            append_header(self.response_id, self.attempt, part.first, part.count),
             part.frames,
             part,
         )
@@ -211,8 +210,7 @@ def _merge(parts: list[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     frames = b"".join([part.frames for part in parts])
-    shown = any(part.shown for part in parts)
-    return Part(parts[0].first, sum(part.count for part in parts), frames, shown, parts[-1].at)
+    return Part(parts[0].first, sum(part.count for part in parts), frames, parts[-1].at)
 
 
 class Outbox:

@@ -7,8 +7,8 @@ from shared.wire.responses import Response, Status
 _encode = msgspec.json.Encoder().encode
 
 
-def append_header(response_id: str, attempt: int, first: int, count: int, *, shown: bool) -> str:
-    return f"a {response_id} {attempt} {first} {count} {int(shown)}"
+def append_header(response_id: str, attempt: int, first: int, count: int) -> str:
+    return f"a {response_id} {attempt} {first} {count}"
 
 
 def settle_part(

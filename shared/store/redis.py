@@ -43,6 +43,7 @@ Besides: ``arq:queue:{pp}:<lane>`` and ``arq:job:{pp}:<id>`` in arq's layout, ``
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -133,14 +134,13 @@ def connect(url: str, *, connections: int = 64, socket_timeout_s: float = SOCKET
 
 
 def _load(name: Script) -> bytes:
+    """A script: its first line, what every script needs, the parts that its line ``-- with`` names, and itself."""
     folder = resources.files("shared.store") / "lua"
-    common = (
-        folder.joinpath("common.lua")
-        .read_text()
-        .replace("-- Put", f"local NEXT, SCHEMA = {lua_table()}, {SCHEMA}\n-- Put", 1)
-    )
     shebang, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
-    return f"{shebang}\n{common}\n{body}".encode()
+    named = re.match(r"-- with (.+)\n", body)
+    parts = [f"parts/{part}" for part in named[1].split(", ")] if named else []
+    texts = [folder.joinpath(f"{part}.lua").read_text() for part in ("common", *parts)]
+    return "\n".join([shebang, f"local NEXT, SCHEMA = {lua_table()}, {SCHEMA}", *texts, body]).encode()
 
 
 class Store:

@@ -142,10 +142,8 @@ async def started(responses: Responses, number: int = 1, **changes: Any) -> Clai
 Parts = list[str | bytes]
 
 
-def append(
-    number: int, first: int, frames: bytes = b"<x>", *, count: int = 1, attempt: int = 1, shown: bool = True
-) -> Parts:
-    return [append_header(rid(number), attempt, first, count, shown=shown), frames]
+def append(number: int, first: int, frames: bytes = b"<x>", *, count: int = 1, attempt: int = 1) -> Parts:
+    return [append_header(rid(number), attempt, first, count), frames]
 
 
 def settle(

@@ -115,8 +115,8 @@ async def test_what_gathers_during_a_flush_travels_in_the_next(responses: Respon
         b.wire.open.set()
         await b.sent(three)
         assert b.wire.sent == [
-            [f"a {rid(1)} 1 2 1 1"],
-            [f"a {rid(1)} 1 3 3 1", f"a {rid(2)} 1 2 1 1", f"a {rid(3)} 1 2 1 1"],
+            [f"a {rid(1)} 1 2 1"],
+            [f"a {rid(1)} 1 3 3", f"a {rid(2)} 1 2 1", f"a {rid(3)} 1 2 1"],
         ]
         assert one.size == two.size == b.outbox.size == 0
     assert await log_of(redis, 1) == b"<0><begin><2><3><4><5>"
@@ -249,7 +249,7 @@ async def test_after_a_cancel_nothing_is_sent_but_the_end(responses: Responses, 
         line.append(b"<4>", 1)
         other.append(b"<2>", 1)
         await b.sent(other)
-        assert b.wire.sent[-1] == [f"a {rid(2)} 1 2 1 1"]
+        assert b.wire.sent[-1] == [f"a {rid(2)} 1 2 1"]
         assert await b.settle(line, "cancelled") == "ok"  # the two that were held go with the end
         assert b.wire.sent[-1][0].startswith(f"s {rid(1)} 1 3 3 cancelled")
     assert await log_of(redis, 1) == b"<0><begin><2><3><4><end>"

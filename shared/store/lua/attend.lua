@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with messages
 -- From now on an inbox hears when the status of a response changes (and of its events, if it has a log).
 -- ARGV: id, tenant, inbox -> 1 | 0 (there is no such response, or it has ended)
 require_known(P .. 'r:' .. ARGV[1])

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations
 -- The items of a response's chain, oldest first, behind what the oldest link read of a conversation, if it is in one.
 -- Lifetimes become at least keep_s from now; with 0 they are left alone.
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes,

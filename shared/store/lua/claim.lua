@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with messages, queue
 -- Take waiting responses for a worker, in one step with their lease and response.in_progress.
 -- ARGV: worker, call number, free slots, lease_ms, lanes in order of preference
 -- -> a row per response: {id, attempt, seq, tries, releases, stream, age_ms, request_id, lane, parent, request, input,
@@ -8,51 +9,62 @@
 local worker, wanted, lease = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local memo = P .. 'claimed:' .. worker
 local t, rows, ids = now(), {}, {}
+local due = whole(t + lease)
 local MAX_SKIPPED = 100 -- so many of a newer version may stand before one that we know
 local skipped = {}
 
-local function row(id)
-  local v = redis.call('HMGET', P .. 'r:' .. id, 'attempt', 'seq', 'tries', 'releases', 'stream', 'created',
-    'request_id', 'lane', 'tenant', 'attempts')
-  local b = redis.call('HMGET', P .. 'b:' .. id, 'parent', 'input', 'conversation')
-  local before = b[1]
-  if b[3] then before = redis.call('HGET', P .. 'c:' .. b[3], 'last') end
+-- How a response stands, and what of it row needs. In this order, the names below are places in it.
+local function look(id)
+  return redis.call('HMGET', P .. 'r:' .. id, 'status', 'attempt', 'seq', 'owner', 'inboxes', 'v', 'tenant', 'lane', 'stream',
+    'request_id', 'tries', 'releases', 'created', 'attempts', 'polled')
+end
+local STATUS, ATTEMPT, SEQ, OWNER, INBOXES, VERSION, TENANT, LANE, STREAM, REQUEST_ID, TRIES, RELEASES, CREATED, ATTEMPTS, POLLED =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+
+local function row(id, v, b)
+  local before = b[3]
+  if b[4] then before = redis.call('HGET', P .. 'c:' .. b[4], 'last') end
   before = before and before ~= '' and redis.call('HGET', P .. 'r:' .. before, 'attempts')
   local request = redis.call('GET', P .. 'q:' .. id)
-  table.insert(rows, {id, v[1], v[2], v[3], v[4], v[5],
-    string.format('%d', t - v[6]), v[7], v[8], b[1] or '', request or '', b[2] or '[]', v[9], v[10] or '', before or ''})
-  table.insert(ids, id)
+  rows[#rows + 1] = {id, v[ATTEMPT], v[SEQ], v[TRIES], v[RELEASES], v[STREAM], whole(t - v[CREATED]), v[REQUEST_ID],
+    v[LANE], b[3] or '', request or '', b[2] or '[]', v[TENANT], v[ATTEMPTS] or '', before or ''}
+  ids[#ids + 1] = id
+end
+
+local function block(id)
+  return redis.call('HMGET', P .. 'b:' .. id, 'begin', 'input', 'parent', 'conversation')
 end
 
 local function take(id, lane, order)
-  local r, b = P .. 'r:' .. id, P .. 'b:' .. id
-  local v = redis.call('HMGET', r, 'status', 'owner', 'stream', 'seq', 'inboxes', 'polled', 'tenant', 'attempt', 'v')
-  if not v[1] or terminal(v[1]) or v[2] ~= '' then return end
-  if v[9] and tonumber(v[9]) > SCHEMA then
-    table.insert(skipped, {lane, order, id, v[9]})
+  local v = look(id)
+  if not v[STATUS] or terminal(v[STATUS]) or v[OWNER] ~= '' then return end
+  if v[VERSION] and tonumber(v[VERSION]) > SCHEMA then
+    table.insert(skipped, {lane, order, id, v[VERSION]})
     return
   end
-  redis.call('HSET', r, 'attempt', v[8] + 1, 'status', 'in_progress', 'owner', worker)
-  running(v[7], 1)
-  redis.call('ZADD', P .. 'live', t + lease, id)
-  local begin = redis.call('HGET', b, 'begin')
-  if begin then
-    if v[3] == '1' then
-      log(id, v[4], 1, begin)
-      redis.call('HSET', r, 'seq', v[4] + 1)
-      tell(v[5], 'e ' .. id .. ' ' .. v[4] .. ' 1', begin)
-    elseif v[6] then
-      tell(v[5], 'p ' .. id .. ' in_progress 0', '')
+  local r, b, seq = P .. 'r:' .. id, block(id), v[SEQ]
+  if b[1] then
+    if v[STREAM] == '1' then
+      v[SEQ] = whole(seq + 1)
+      log(id, seq, '1', v[SEQ], b[1])
+      tell(v[INBOXES], 'e ' .. id .. ' ' .. seq .. ' 1', b[1])
+    elseif v[POLLED] then
+      tell(v[INBOXES], 'p ' .. id .. ' in_progress 0', '')
     end
-    redis.call('HDEL', b, 'begin')
+    redis.call('HDEL', P .. 'b:' .. id, 'begin')
   end
-  row(id)
+  v[ATTEMPT] = whole(v[ATTEMPT] + 1)
+  redis.call('HSET', r, 'status', 'in_progress', 'attempt', v[ATTEMPT], 'seq', v[SEQ], 'owner', worker)
+  running(v[TENANT], '1')
+  redis.call('ZADD', P .. 'live', due, id)
+  row(id, v, b)
 end
 
 local last = redis.call('HMGET', memo, 'call', 'ids')
 if last[1] == ARGV[2] then
   for id in string.gmatch(last[2], '%S+') do
-    if redis.call('HGET', P .. 'r:' .. id, 'owner') == worker then row(id) end
+    local v = look(id)
+    if v[OWNER] == worker then row(id, v, block(id)) end
   end
   return rows
 end

@@ -1,4 +1,5 @@
 #!lua
+-- with conversations
 -- Add items to a conversation that nobody writes to. Refused by Redis itself at maxmemory (no allow-oom).
 -- ARGV: id, tenant, items (JSON array), their number, number of batches there were when their ids were chosen, max bytes,
 --       a name for this call, new for each but its repetitions

@@ -1,4 +1,5 @@
 #!lua
+-- with conversations
 -- A new conversation. Refused by Redis itself at maxmemory (no allow-oom).
 -- ARGV: id, tenant, created (Unix seconds), metadata (JSON), keep_s, its first items (JSON array), their number
 -- -> 'ok', also when repeated

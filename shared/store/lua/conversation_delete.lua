@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations
 -- Delete a conversation. Its items stay, for nobody to start from, while stored responses that used it need them.
 -- A response that runs in it goes on, and its items are not added. ARGV: id, tenant -> 'ok' | 'gone'
 require_known(P .. 'c:' .. ARGV[1])

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations
 -- Delete an item that is in a conversation. ARGV: id, tenant, id of the item -> 'ok', also when repeated | 'gone' | 'locked'
 require_known(P .. 'c:' .. ARGV[1])
 local id = ARGV[1]

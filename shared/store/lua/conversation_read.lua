@@ -1,4 +1,5 @@
 #!lua flags=no-writes,allow-oom
+-- with conversations
 -- One conversation as it stands. ARGV: id, tenant, with items (0 or 1), the first and the last batch of them (as LRANGE)
 -- -> {} when there is no such conversation | {created, metadata, next, size, locked (0 or 1), number of batches, of
 --    deleted items}, with items followed by {id of a deleted item, ...}, {batch of items (JSON array), ...}

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations
 -- Other metadata for a conversation. ARGV: id, tenant, metadata (JSON) -> {created} | {} (there is no such conversation)
 require_known(P .. 'c:' .. ARGV[1])
 local id = ARGV[1]

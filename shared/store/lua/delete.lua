@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations, blocks
 -- Delete an ended response. Its block stays while younger turns need it. ARGV: id, tenant
 -- -> 'ok' | 'gone' | 'running'
 require_known(P .. 'r:' .. ARGV[1])

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
+-- with messages, queue, conversations, blocks, ending
 -- Append and settle parts of many responses that ARGV[1] owns, in order. Then header and blob of each part:
---   "a <id> <attempt> <first> <count> <shown>"                                       blob: frames
+--   "a <id> <attempt> <first> <count>"                                               blob: frames
 --   "s <id> <attempt> <first> <count> <status> <bytes of frames> <bytes of output in the object> <attempts at backends>"
 --                                                                                    blob: frames, object
 -- -> one word per part: 'ok' (also for a repeated part) | 'gone' | 'fenced' | 'cancelled' | 'behind <seq>'
@@ -17,38 +18,36 @@ local function check(v, attempt, first, count, settles)
   if first ~= tonumber(v[3]) then return 'behind ' .. v[3] end
 end
 
-local function append(words, blob)
-  local id, first, count = words[2], tonumber(words[4]), tonumber(words[5])
-  local r = P .. 'r:' .. id
+local function append(header, blob)
+  local id, attempt, first, count = string.match(header, '^a (%S+) (%d+) (%d+) (%d+)')
+  local r, number = P .. 'r:' .. id, tonumber(first)
   local v = redis.call('HMGET', r, 'status', 'attempt', 'seq', 'cancel', 'owner', 'inboxes')
-  local refused = check(v, words[3], first, count, false)
+  local refused = check(v, attempt, number, count, false)
   if refused then return refused end
   if v[4] == '1' then return 'cancelled' end
-  log(id, first, count, blob)
-  redis.call('HSET', r, 'seq', first + count)
-  if words[6] == '1' then redis.call('HSET', r, 'shown', 1) end
+  local behind = whole(number + count)
+  log(id, first, count, behind, blob)
+  redis.call('HSET', r, 'seq', behind, 'shown', '1')
   tell(v[6], 'e ' .. id .. ' ' .. first .. ' ' .. count, blob)
   return 'ok'
 end
 
-local function finish(words, blob)
-  local id, first, count, status = words[2], tonumber(words[4]), tonumber(words[5]), words[6]
+local function finish(header, blob)
+  local id, attempt, first, count, status, frames, output, attempts =
+    string.match(header, '^s (%S+) (%d+) (%d+) (%d+) (%S+) (%d+) (%d+) (%S*)')
   local v = redis.call('HMGET', P .. 'r:' .. id, 'status', 'attempt', 'seq', 'cancel', 'owner')
-  local refused = check(v, words[3], first, count, true)
+  local refused = check(v, attempt, tonumber(first), count, true)
   if refused then return refused end
   if v[4] == '1' and status ~= 'cancelled' then return 'cancelled' end
   if not NEXT[v[1]][status] then return 'fenced' end
-  local frames_end = tonumber(words[7])
-  settle(id, status, first, count, string.sub(blob, 1, frames_end), string.sub(blob, frames_end + 1), tonumber(words[8]),
-    words[9])
+  settle(id, status, first, count, string.sub(blob, 1, frames), string.sub(blob, frames + 1), tonumber(output),
+    attempts ~= '' and attempts or nil)
   return 'ok'
 end
 
-local answers = {}
+local answers, APPEND = {}, string.byte('a')
 for i = 2, #ARGV, 2 do
-  local words = {}
-  for word in string.gmatch(ARGV[i], '%S+') do table.insert(words, word) end
-  table.insert(answers, (words[1] == 'a' and append or finish)(words, ARGV[i + 1]))
+  answers[#answers + 1] = (string.byte(ARGV[i]) == APPEND and append or finish)(ARGV[i], ARGV[i + 1])
 end
 send()
 return answers

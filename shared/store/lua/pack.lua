@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
 -- Make an ended response small, once. ARGV: id, its log ('' without one), its output ('' when it stays as it is), both packed,
 --       1 when the Response can be made again from the log -> 1 | 0 (nothing to do)
+-- What of a record is of no use once it has ended
+local RUN_FIELDS = {'inboxes', 'owner', 'lane', 'order', 'waits', 'crashes', 'tries', 'releases', 'takeovers', 'cancel', 'polled'}
 require_known(P .. 'r:' .. ARGV[1])
 local id, packed, output = ARGV[1], ARGV[2], ARGV[3]
 local r, b, e = P .. 'r:' .. id, P .. 'b:' .. id, P .. 'e:' .. id

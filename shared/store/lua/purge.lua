@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with conversations, blocks
 -- Note that ended responses are to be listed by age, and remove the oldest of them. ARGV: how many at most (0: none), seconds that
 -- the note counts, ms for which what has ended is left alone, ms after which everything has expired by itself
 -- -> {how many were removed, how many are left}

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with queue, clock
 -- Look at every response that is due, at most <limit>. ARGV: who, limit, lease_ms, max_queue_ms, max crashes
 -- -> rows {id, what, attempt, reason}: what = 'pack' (it should be packed) | 'requeued' | 'settle' (the caller now owns
 --    it and must settle it from its log, as reason says: 'lost' | 'cancelled' | 'waited') | 'empty' (the same, but without

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with queue
 -- Give a response back that nobody has seen output of. ARGV: id, attempt, why ('drain' | 'retry'), delay_ms, tries,
 -- calls to backends so far, worker
 -- -> 'ok' | 'cancelled' | 'fenced'. With a delay it waits in live, and the reaper puts it back when that is over.

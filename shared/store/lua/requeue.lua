@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with queue
 -- An operator puts a response back into its queue: one that runs, or that waits for its next try. Not counted as a crash.
 -- ARGV: id
 -- -> 'ok' | 'queued' (it stands there already) | 'gone' | 'shown' | 'cancelled' | 'settling' (somebody settles it for its

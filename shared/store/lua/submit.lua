@@ -1,4 +1,5 @@
 #!lua
+-- with queue, idempotency, conversations
 -- Accept a response, whole or not at all. Refused by Redis itself at maxmemory (no allow-oom).
 -- ARGV: id, tenant, lane, inbox, stream, background, store (each 0 or 1), keep_s, parent, max_queue, request_id,
 --       request, object, input, job, first frames, their count, frame of response.in_progress,
@@ -60,15 +61,17 @@ if head_start >= 0 then
       'WITHSCORES')[2]
     if beside then order = math.min(order, tonumber(beside)) end
   end
-  redis.call('SET', head_start > 0 and urgent or last, order, 'EX', TURN_S)
 end
-local count = tonumber(ARGV[17])
-redis.call('HSET', r, 'v', SCHEMA, 'status', 'queued', 'tenant', tenant, 'lane', lane, 'inboxes', ARGV[4], 'stream', ARGV[5],
-  'background', ARGV[6], 'store', ARGV[7], 'keep_s', ARGV[8], 'request_id', ARGV[11], 'owner', '',
-  'attempt', 0, 'crashes', 0, 'tries', 0, 'releases', 0, 'takeovers', 0, 'shown', 0, 'cancel', 0,
-  'seq', count, 'created', t, 'order', order, 'waits', t)
+local place = string.format('%.17g', order)
+if head_start >= 0 then redis.call('SET', head_start > 0 and urgent or last, place, 'EX', TURN_S) end
+local at = whole(t)
+-- What is read most often stands in front: a small hash is searched from its start.
+redis.call('HSET', r, 'status', 'queued', 'attempt', '0', 'seq', ARGV[17], 'owner', '', 'inboxes', ARGV[4], 'cancel', '0',
+  'v', SCHEMA, 'shown', '0', 'tenant', tenant, 'lane', lane, 'stream', ARGV[5], 'store', ARGV[7], 'keep_s', ARGV[8],
+  'request_id', ARGV[11], 'tries', '0', 'releases', '0', 'created', at, 'waits', at, 'order', place, 'background', ARGV[6],
+  'crashes', '0', 'takeovers', '0')
 redis.call('SET', P .. 'q:' .. id, ARGV[12])
-redis.call('HSET', P .. 'b:' .. id, 'v', SCHEMA, 'parent', parent, 'input', ARGV[14], 'refs', 0,
+redis.call('HSET', P .. 'b:' .. id, 'v', SCHEMA, 'parent', parent, 'input', ARGV[14], 'refs', '0',
   'object', ARGV[13], 'begin', ARGV[18])
 if conversation ~= '' then
   redis.call('HSET', P .. 'b:' .. id, 'conversation', conversation, 'batches', ARGV[20], 'dropped', ARGV[21],
@@ -79,7 +82,7 @@ if ARGV[23] ~= '' then
   redis.call('SET', P .. 'idem:' .. tenant .. ':' .. ARGV[23], id .. ' ' .. ARGV[24], 'EX', IDEMPOTENT_S)
 end
 redis.call('SET', JOB .. id, ARGV[15])
-if count > 0 then log(id, 0, count, ARGV[16]) end
-redis.call('HINCRBY', P .. 't:' .. tenant, 'active', 1)
-line_up(id, lane, order, t)
+if ARGV[17] ~= '0' then log(id, '0', ARGV[17], ARGV[17], ARGV[16]) end
+redis.call('HINCRBY', P .. 't:' .. tenant, 'active', '1')
+line_up(id, lane, place, t)
 return {'ok'}

@@ -6,7 +6,6 @@
 --    strays {id, lane}: entries of queues that no response waits behind}
 local most, t = tonumber(ARGV[1]), now()
 local rows, strays, waiting, oldest = {}, {}, 0, 0
-local function whole(number) return string.format('%d', number) end
 
 local live = redis.call('ZRANGE', P .. 'live', 0, most - 1, 'WITHSCORES')
 for i = 1, #live, 2 do

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with queue
 -- Take the right to settle a response whose cancel was noted, but whose owner did not follow. ARGV: id, who, lease_ms
 -- -> {attempt} | {} (it has ended, or no cancel is noted)
 require_known(P .. 'r:' .. ARGV[1])

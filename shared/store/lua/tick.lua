@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with clock
 -- A process lives and Redis answers. ARGV: lease_ms
 -- -> {by final status how many have ended so far, unsettled, logs to pack, then of each lane: how many wait, since how many ms the first of them}
 local t = now()

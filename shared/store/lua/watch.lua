@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- with messages
 -- Register an inbox for what comes, and read the log behind a number, in one step.
 -- ARGV: id, tenant ('': the system itself asks), inbox ('' registers nothing), number of the last event seen (-1: none), page_bytes
 -- -> {} when there is no such response | {status, seq, stream, background, store, first, count, frames, first, ...};

@@ -300,12 +300,6 @@ async def test_append_logs_and_publishes(responses: Responses, redis: Redis) -> 
     assert (await record(redis)).items() >= {("seq", "5"), ("shown", "1")}
 
 
-async def test_append_marks_only_what_clients_see_as_shown(responses: Responses, redis: Redis) -> None:
-    await started(responses, 1)
-    await flush(responses, append(1, 2, shown=False))
-    assert (await record(redis))["shown"] == "0"
-
-
 async def test_append_is_fenced(responses: Responses, redis: Redis) -> None:
     await started(responses, 1)
     assert await flush(responses, append(2, 0)) == ["gone"]
