@@ -12,17 +12,16 @@ the Response);
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import structlog
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from shared.deadline import Deadline
 from shared.loans import Loans
+from shared.store.inbox import subscribe
 from shared.store.redis import LOST, connect, inbox_channel
 from shared.tasks import end
 
@@ -151,7 +150,7 @@ class Hub:
         self._readers: dict[bytes, set[Reader]] = {}
 
     async def __aenter__(self) -> Self:
-        self._client = connect(self._url, connections=4)
+        self._client = connect(self._url)
         self._task = asyncio.create_task(self._run(), name="hub")
         return self
 
@@ -174,41 +173,30 @@ class Hub:
     async def _run(self) -> None:
         wait_s = FIRST_RETRY_S
         while True:
-            pubsub = self._client.pubsub()
             try:
-                await pubsub.subscribe(inbox_channel(self.process))
-                while not self.connected.is_set():
-                    await self._receive(pubsub)
-                wait_s = FIRST_RETRY_S
-                while True:
-                    await self._receive(pubsub)
+                inbox = await subscribe(self._client.connection_pool, inbox_channel(self.process), self._receive)
+                try:
+                    self.connected.set()
+                    log.info("hub.connected", readers=len(self._readers))
+                    self._miss_all()
+                    wait_s = FIRST_RETRY_S
+                    await inbox.watch(SILENCE_S, ANSWER_S)
+                finally:
+                    inbox.abort()
             except (RedisError, *LOST) as lost:
                 log.warning("hub.lost", error=type(lost).__name__)
             except Exception:  # whatever it was: without an inbox every stream would wait for its recheck
                 log.exception("hub.failed")
             finally:
                 self.connected.clear()
-                with contextlib.suppress(Exception):
-                    await pubsub.aclose()
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LAST_RETRY_S)
 
-    async def _receive(self, pubsub: PubSub) -> None:
-        message = await pubsub.get_message(timeout=SILENCE_S)
-        if message is None:  # silence: is anybody there?
-            await pubsub.ping()
-            message = await pubsub.get_message(timeout=ANSWER_S)
-            if message is None:
-                raise TimeoutError
-        if message["type"] == "message":
-            try:
-                self._hand_out(message["data"])
-            except Exception:  # a message that cannot be read, perhaps of another version, must not end the hub
-                log.exception("hub.failed")
-                self._miss_all()
-        elif message["type"] == "subscribe":
-            self.connected.set()
-            log.info("hub.connected", readers=len(self._readers))
+    def _receive(self, message: bytes) -> None:
+        try:
+            self._hand_out(message)
+        except Exception:  # a message that cannot be read, perhaps of another version, must not end the hub
+            log.exception("hub.failed")
             self._miss_all()
 
     def _miss_all(self) -> None:

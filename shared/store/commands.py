@@ -3,7 +3,7 @@
 redis-py packs commands in Python, and takes a connection out of a pool and arms two timers for each; that was a third of
 the processor time of a request. Here hiredis packs and parses, and what is ready together is sent together. Errors are
 redis-py's, so that callers need not know which of the two was used. A command that blocks needs a connection that nobody
-else uses; pub/sub and administration stay with redis-py.
+else uses, and so does a subscription (``inbox.py``); administration stays with redis-py.
 
     no connection --send--> connecting --AUTH, SELECT--> open --lost, or silent for answer_s--> no connection
                                                                 (calls in flight fail: nobody knows whether they ran)
@@ -11,7 +11,8 @@ else uses; pub/sub and administration stay with redis-py.
 
 import asyncio
 from collections import deque
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import hiredis
 from redis.asyncio.connection import (
@@ -72,7 +73,7 @@ def _error(text: str) -> RedisError:
     return ERRORS.get(text.partition(" ")[0], ResponseError)(text)
 
 
-class _Line(asyncio.Protocol):
+class Line(asyncio.Protocol):
     """One connection. A caller that goes away leaves its place in the queue, so the order of replies stands."""
 
     def __init__(self, answer_s: float) -> None:
@@ -147,17 +148,21 @@ class _Line(asyncio.Protocol):
         try:
             self._replies.feed(data)
             while (answer := self._replies.gets()) is not _MORE:
-                reply, size = self._calls.popleft()
-                self._bytes -= size
-                if reply.done():
-                    continue  # its caller went away
-                if isinstance(answer, RedisError):
-                    reply.set_exception(answer)
-                else:
-                    reply.set_result(answer)
+                self._take(answer)
         except (RedisConnectionError, IndexError):  # no RESP, or a reply that nobody asked for
             self.abort(RedisConnectionError("Redis sent what is no reply"))
         self._admit()
+
+    def _take(self, answer: Any) -> None:
+        """The next of what came is the reply to the first call."""
+        reply, size = self._calls.popleft()
+        self._bytes -= size
+        if reply.done():
+            return  # its caller went away
+        if isinstance(answer, RedisError):
+            reply.set_exception(answer)
+        else:
+            reply.set_result(answer)
 
     def _admit(self) -> None:
         crowd, self._crowd = self._crowd, []
@@ -175,13 +180,16 @@ class _Line(asyncio.Protocol):
         self._admit()
 
 
+AnyLine = TypeVar("AnyLine", bound=Line)
+
+
 class Commands:
     """Commands to the server of *pool*, with its address, credentials and timeouts. Connects when it is first used, and
     again after a loss; a call is never repeated here."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._connecting = asyncio.Lock()
 
     async def send(self, command: bytes) -> Any:
@@ -199,16 +207,7 @@ class Commands:
         async with self._connecting:
             if self._line is not None and self._line.open:
                 return  # by another caller, meanwhile
-            # redis-py knows what a URL means; its connection is not opened.
-            place = self._pool.make_connection()
-            async with asyncio.timeout(place.socket_connect_timeout):
-                line = await _open(place)
-            try:
-                await _introduce(line, place)
-            except BaseException:
-                line.abort()
-                raise
-            self._line = line
+            self._line = await dial(self._pool, Line)
 
     async def aclose(self) -> None:
         if self._line is not None:
@@ -217,12 +216,21 @@ class Commands:
             await asyncio.sleep(0)  # the transport closes in the loop's next turn
 
 
-async def _open(place: AbstractConnection) -> _Line:
+async def dial(pool: ConnectionPool, make: Callable[[float], AnyLine]) -> AnyLine:
+    """A line to the server of *pool*, ready for commands. *make* is told how long Redis may be silent, in seconds."""
+    place = pool.make_connection()  # redis-py knows what a URL means; its connection is not opened
+    async with asyncio.timeout(place.socket_connect_timeout):
+        line = await _open(place, lambda: make(place.socket_timeout or ANSWER_S))
+    try:
+        await _introduce(line, place)
+    except BaseException:
+        line.abort()
+        raise
+    return line
+
+
+async def _open(place: AbstractConnection, make: Callable[[], AnyLine]) -> AnyLine:
     loop = asyncio.get_running_loop()
-
-    def make() -> _Line:
-        return _Line(place.socket_timeout or ANSWER_S)
-
     if isinstance(place, UnixDomainSocketConnection):
         _, line = await loop.create_unix_connection(make, place.path)
     else:
@@ -232,7 +240,7 @@ async def _open(place: AbstractConnection) -> _Line:
     return line
 
 
-async def _introduce(line: _Line, place: AbstractConnection) -> None:
+async def _introduce(line: Line, place: AbstractConnection) -> None:
     """What must be said first on a new connection, in one go."""
     commands: list[bytes] = []
     if place.credential_provider or place.username or place.password:

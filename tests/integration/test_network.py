@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from fakes.upstream import chunk, send, wait
+from fakes.upstream import chunk, hang, send, wait
 from support.builds import Edit, build
 from support.clients import RawClient
 from support.cluster import Cluster, Process, chat_model, running
@@ -20,6 +20,7 @@ from support.faults import (
     WAIT_S,
     NamedUpstream,
     Watch,
+    all_ended,
     check_left,
     create,
     ended,
@@ -207,6 +208,30 @@ async def test_killed_between_submit_and_its_reply(upstream: NamedUpstream, raw_
         assert (await ended(raw, again.json()["id"]))["status"] == "completed"
         assert len(upstream.calls_of("unanswered")) == 1
         assert await check_left(cluster.redis) == 2
+
+
+async def test_clients_hang_up_between_submit_and_its_reply(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """What was to go on without its client does, and what was not is cancelled."""
+    upstream.plan("undone", [hang()])
+    async with proxied(upstream) as (cluster, proxy):
+        raw = raw_client(cluster.front_ends[0].origin)
+        await ended(raw, (await create(raw, "first"))["id"])  # loads scripts
+        for text, background, status in (("carried on", True, b"completed"), ("undone", False, b"cancelled")):
+            known = set(await cluster.redis.keys(f"{PREFIX}r:*"))
+            proxy.was_lost.clear()
+            proxy.lose(text.encode(), then_refuse=True)
+            call = asyncio.create_task(
+                raw.post("/v1/responses", json={"model": "tiny", "input": text, "background": background})
+            )
+            async with asyncio.timeout(WAIT_S):
+                await proxy.was_lost.wait()
+            call.cancel()
+            await asyncio.wait([call])
+            proxy.heal()
+            await all_ended(cluster.redis)
+            (key,) = set(await cluster.redis.keys(f"{PREFIX}r:*")) - known
+            assert await cluster.redis.hget(key, "status") == status
+        assert await check_left(cluster.redis) == 3
 
 
 async def test_told_to_stop_before_it_knows_what_it_has_taken(upstream: NamedUpstream, raw_client: RawMaker) -> None:
