@@ -55,6 +55,8 @@ class Follower:
         self._relayed = False
         self._begun = 0  # bytes of event self._next that are out
         self._written = time.monotonic()
+        self._wanted_bytes = 0
+        """What a large batch needs for which there was no room."""
 
     async def follow(
         self, reader: Reader, push: Callable[[bytes], bool] = lambda _: False, *, read_log: bool = True
@@ -66,6 +68,11 @@ class Follower:
         """
         reader.take = functools.partial(self._pass, push)
         while True:
+            if self._wanted_bytes and not self._hub.large.has_room(self._wanted_bytes):
+                if not self._begun and self._ping_due():
+                    yield PING
+                await asyncio.sleep(LARGE_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+                continue
             if read_log:
                 page, before = await self._look(), self._next
                 if self._begun and not page.large:
@@ -77,8 +84,6 @@ class Follower:
                         yield frames
                         self._written = time.monotonic()
                 if large and self._next == before:
-                    if not self._begun and self._ping_due():
-                        yield PING
                     continue  # no room for it, or it was called back
                 if page.status in TERMINAL and self._next >= page.seq:
                     if self._relayed and self._next > page.seq:
@@ -130,17 +135,18 @@ class Follower:
         """A large batch in pieces. What slow clients hold of such batches is bounded for all together: it may be called
         back, and then the rest is read again."""
         behind = batch.first + batch.count
-        loan = self._hub.large.lend(cut(batch.frames, self._next - batch.first))
-        del batch
+        frames = cut(batch.frames, self._next - batch.first)
+        self._wanted_bytes = len(frames)
+        loan = self._hub.large.lend(frames)
+        del batch, frames
         if loan is None:
-            await asyncio.sleep(LARGE_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
             return
         try:
             while piece := loan.piece(self._begun, PIECE_BYTES):
                 self._begun += len(piece)
                 yield piece
             if loan.frames is not None:
-                self._next, self._begun, self._relayed = behind, 0, True
+                self._next, self._begun, self._relayed, self._wanted_bytes = behind, 0, True, 0
         finally:
             self._hub.large.end(loan)
 

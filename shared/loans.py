@@ -31,15 +31,12 @@ class Loans:
         self._loans: dict[Loan, None] = {}
 
     def lend(self, frames: bytes) -> Loan | None:
-        """``None`` while there is no room: drop them, and try again soon."""
-        quick_since = time.monotonic() - SLOW_S
-        for loan in list(self._loans):
-            if self._fits(len(frames)):
-                break
-            if loan.at < quick_since:
-                self.end(loan)
-        if not self._fits(len(frames)):
+        """``None`` while there is no room: drop them, and wait until there is."""
+        if not self.has_room(len(frames)):
             return None
+        for slow in self._slow():
+            if not self._fits(len(frames), self._lent_bytes, len(self._loans)):
+                self.end(slow)
         loan = Loan(frames)
         self._loans[loan] = None
         self._lent_bytes += loan.size
@@ -52,5 +49,14 @@ class Loans:
             self._lent_bytes -= loan.size
             loan.frames = None
 
-    def _fits(self, size: int) -> bool:
-        return not self._loans or self._lent_bytes + size <= self._limit_bytes
+    def has_room(self, size: int) -> bool:
+        """Whether so much can be lent, if need be in place of what slow clients hold."""
+        slow = self._slow()
+        return self._fits(size, self._lent_bytes - sum(loan.size for loan in slow), len(self._loans) - len(slow))
+
+    def _slow(self) -> list[Loan]:
+        quick_since = time.monotonic() - SLOW_S
+        return [loan for loan in self._loans if loan.at < quick_since]
+
+    def _fits(self, size: int, lent_bytes: int, others: int) -> bool:
+        return not others or lent_bytes + size <= self._limit_bytes

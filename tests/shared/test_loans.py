@@ -36,3 +36,19 @@ def test_who_got_rid_of_nothing_for_a_while_loses_it_to_others(clock: list[float
     assert loans.lend(b"m") is None
     loans.end(stalled)  # a second time: nothing is freed twice
     assert loans.lend(b"m") is None
+
+
+def test_nothing_is_called_back_when_that_would_not_make_room(clock: list[float]) -> None:
+    loans = Loans(10)
+    stalled, quick = loans.lend(b"s" * 3), loans.lend(b"q" * 7)
+    assert stalled is not None
+    assert quick is not None
+    clock[0] += SLOW_S * 1.5
+    assert quick.piece(0, 2) == b"qq"
+    assert not loans.has_room(5)
+    assert loans.lend(b"n" * 5) is None
+    assert stalled.frames == b"sss"
+    assert loans.has_room(3)
+    assert stalled.frames == b"sss"
+    assert loans.lend(b"n" * 3) is not None
+    assert stalled.frames is None
