@@ -29,10 +29,6 @@ class Broken(ConnectionError):
     """The connection ended before the answer did, or what came is no HTTP."""
 
 
-class Unanswered(Broken):
-    """Nothing came on a connection that was kept from before: its server had probably closed it already."""
-
-
 class Listener(Protocol):
     """Who hears one answer. What ``begun`` and ``heard`` raise ends it, and comes back by ``failed``; one of the last two
     is called once, and nothing behind it."""
@@ -64,10 +60,6 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._blocks: list[bytes] = []
         self.on_body = self._blocks.append  # the parser calls it: each read's pieces are put together
-        self._used = False
-        """Whether this is not its first answer."""
-        self._untouched = True
-        """Nothing of this answer has come."""
         self._told = False
         """The head was passed on."""
         self._framed = False
@@ -89,7 +81,7 @@ class Connection(asyncio.Protocol):
         """Send a request. To be called when nothing else is asked."""
         self._listener = listener
         self._status, self._headers = 0, {}
-        self._untouched, self._told, self._framed, self._complete = True, False, False, False
+        self._told, self._framed, self._complete = False, False, False
         self._dry_bytes = self._drained_bytes = 0
         self.deadline.within(within_s)
         self._transport.writelines((head, body))
@@ -125,7 +117,6 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         error: Exception | None = None
-        self._untouched = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as caught:
@@ -151,8 +142,6 @@ class Connection(asyncio.Protocol):
             self.deadline.close()
         elif exc is None and self._told and not self._framed:
             self._finish(keeps=False)
-        elif self._used and self._untouched:
-            self._fail(Unanswered("closed meanwhile"))
         else:
             self._fail(Broken(f"lost: {exc or 'closed by the backend'}"))
 
@@ -208,7 +197,6 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, *, keeps: bool) -> None:
         listener, self._listener = self._listener, None
-        self._used = True
         if keeps and self._keeps and self.open and not self._transport.get_write_buffer_size():
             self.deadline.within(KEEP_S)
             if self._held:
