@@ -28,7 +28,7 @@ Speech = Literal["chat", "responses", "anthropic"]
 pytestmark = pytest.mark.parametrize("dialect", ["chat", "responses", "anthropic"])
 
 
-async def nothing() -> None:
+def nothing() -> None:
     """Nobody waits for the events."""
 
 
@@ -94,7 +94,7 @@ async def test_a_cancel_stops_the_generation(dialect: Speech, llamacpp: LlamaCpp
     before = await asyncio.to_thread(llamacpp.wait_idle)
     begun = asyncio.Event()
 
-    async def flush() -> None:
+    def flush() -> None:
         begun.set()
 
     running = asyncio.create_task(ask(llamacpp, dialect, ESSAY, flush, max_output_tokens=2 * CUT_TOKENS))

@@ -77,7 +77,7 @@ class Exchange:
 
     def begun(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         self._status, self._headers = status, headers
-        self._context.run(log.debug, "upstream.called", model=self._model, status=status)
+        self._context.run(self._say, status)
         compressed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
         if status != 200:
             self._connection.deadline.within(self._idle_s)
@@ -113,6 +113,9 @@ class Exchange:
         self.ended()
 
     # Its own
+
+    def _say(self, status: int) -> None:
+        log.debug("upstream.called", model=self._model, status=status)
 
     def _gather(self, block: bytes) -> None:
         self._body += block
