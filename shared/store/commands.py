@@ -10,6 +10,7 @@ else uses, and so does a subscription (``inbox.py``); administration stays with 
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -51,6 +52,8 @@ ERRORS: dict[str, type[RedisError]] = {
     "READONLY": ReadOnlyError,
     "WRONGPASS": AuthenticationError,
 }
+LOOK_S = 0.25
+"""How late it may be noticed that a call has taken too long: one timer looks after all of them."""
 FULL = "ERR max number of clients"
 """What a server at its ``maxclients`` says to a new connection before it closes it."""
 _MORE = object()
@@ -80,7 +83,7 @@ class Line(asyncio.Protocol):
         self._answer_s = answer_s
         self._loop = asyncio.get_running_loop()
         self._replies = hiredis.Reader(protocolError=RedisConnectionError, replyError=_error, notEnoughData=_MORE)
-        self._calls: deque[tuple[asyncio.Future[Any], int]] = deque()
+        self._calls: deque[tuple[asyncio.Future[Any], int, float]] = deque()
         self._bytes = 0
         self._unsent: list[bytes] = []
         self._crowd: list[asyncio.Future[None]] = []
@@ -88,6 +91,7 @@ class Line(asyncio.Protocol):
         self._heard = 0.0
         """When something came last, or when something was sent while nothing was in flight."""
         self._timer: asyncio.TimerHandle | None = None
+        self._look_at = math.inf
         self._fault: RedisError | None = None
 
     @property
@@ -104,17 +108,19 @@ class Line(asyncio.Protocol):
         self._crowd.append(waiter)
         await waiter
 
-    def send(self, command: bytes) -> "asyncio.Future[Any]":
-        """The future of its reply. To be called only while the line is open."""
+    def send(self, command: bytes, budget_s: float = math.inf) -> "asyncio.Future[Any]":
+        """The future of its reply, which times out after *budget_s*. To be called only while the line is open."""
         reply: asyncio.Future[Any] = self._loop.create_future()
+        now = self._loop.time()
         if not self._calls:
-            self._heard = self._loop.time()
-            if self._timer is None:
-                self._timer = self._loop.call_later(self._answer_s, self._look)
+            self._heard = now
+        look_at = now + (LOOK_S if budget_s < math.inf else self._answer_s)
+        if look_at < self._look_at:
+            self._look_again(look_at)
         if not self._unsent:
             self._loop.call_soon(self._write)  # uvloop would make a system call of each
         self._unsent.append(command)
-        self._calls.append((reply, len(command)))
+        self._calls.append((reply, len(command), now + budget_s))
         self._bytes += len(command)
         return reply
 
@@ -125,14 +131,24 @@ class Line(asyncio.Protocol):
 
     def _look(self) -> None:
         """Is there an answer? One timer for all calls, which is not moved with each."""
-        due = self._heard + self._answer_s
-        self._timer = None
+        self._look_at = math.inf
         if not self._calls:
             return
-        if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._look)
-        else:
+        now, again = self._loop.time(), self._heard + self._answer_s
+        if now >= again:
             self.abort(RedisTimeoutError("Redis is silent"))
+            return
+        for reply, _size, due in self._calls:
+            if due <= now and not reply.done():
+                reply.set_exception(RedisTimeoutError("Redis takes too long"))
+            elif due < math.inf:
+                again = min(again, now + LOOK_S)
+        self._look_again(again)
+
+    def _look_again(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._look_at = self._loop.call_at(at, self._look), at
 
     def abort(self, fault: RedisError | None = None) -> None:
         """Close at once; ``connection_lost`` follows."""
@@ -155,7 +171,7 @@ class Line(asyncio.Protocol):
 
     def _take(self, answer: Any) -> None:
         """The next of what came is the reply to the first call."""
-        reply, size = self._calls.popleft()
+        reply, size, _due = self._calls.popleft()
         self._bytes -= size
         if reply.done():
             return  # its caller went away
@@ -173,7 +189,7 @@ class Line(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for reply, _size in self._calls:
+        for reply, _size, _due in self._calls:
             if not reply.done():
                 reply.set_exception(self._fault or RedisConnectionError("The connection to Redis was lost"))
         self._calls.clear()
@@ -192,16 +208,21 @@ class Commands:
         self._line: Line | None = None
         self._connecting = asyncio.Lock()
 
-    async def send(self, command: bytes) -> Any:
-        """The reply to a packed command, texts as bytes. Raises redis-py's errors, or ``OSError``."""
-        while True:
-            line = self._line
-            if line is None or not line.open:
-                await self._connect()
-            elif line.takes(len(command)):
-                return await line.send(command)
-            else:
-                await line.room()
+    async def send(self, command: bytes, budget_s: float = math.inf) -> Any:
+        """The reply to a packed command, texts as bytes. Raises redis-py's errors, or ``OSError``; both have a timeout, for
+        more than *budget_s*."""
+        line = self._line
+        if line is not None and line.takes(len(command)):
+            return await line.send(command, budget_s)
+        async with asyncio.timeout(budget_s if budget_s < math.inf else None):
+            while True:
+                line = self._line
+                if line is None or not line.open:
+                    await self._connect()
+                elif line.takes(len(command)):
+                    return await line.send(command)
+                else:
+                    await line.room()
 
     async def _connect(self) -> None:
         async with self._connecting:

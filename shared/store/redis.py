@@ -163,27 +163,37 @@ class Store:
         key, commands = prefix(partition), self.client.commands
         command = pack("EVALSHA", sha, 1, key, *args)
 
-        async def attempt() -> Any:
+        async def attempt(left_s: float) -> Any:
             try:
-                return await commands.send(command)
+                return await commands.send(command, left_s)
             except NoScriptError:
-                return await commands.send(pack("EVAL", source, 1, key, *args))
+                return await commands.send(pack("EVAL", source, 1, key, *args), left_s)
 
-        return await within(attempt, budget_s)
+        return await repeat(attempt, budget_s)
 
     async def command(self, *words: Word, budget_s: float) -> Any:
         """Run a command that may be repeated."""
         command = pack(*words)
-        return await within(lambda: self.client.commands.send(command), budget_s)
+        return await repeat(lambda left_s: self.client.commands.send(command, left_s), budget_s)
 
 
 async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> Result:
-    """Repeat *attempt* while Redis is away, at most for *budget_s* seconds; foreign errors become ours here."""
-    deadline, wait_s = time.monotonic() + budget_s, FIRST_RETRY_S
+    """`repeat` for what does not look at the time itself."""
+
+    async def timed(left_s: float) -> Result:
+        async with asyncio.timeout(left_s):
+            return await attempt()
+
+    return await repeat(timed, budget_s)
+
+
+async def repeat(attempt: Callable[[float], Awaitable[Result]], budget_s: float) -> Result:
+    """Repeat *attempt*, which is told how many seconds it has, while Redis is away, at most for *budget_s* seconds; foreign
+    errors become ours here."""
+    deadline, left_s, wait_s = time.monotonic() + budget_s, budget_s, FIRST_RETRY_S
     while True:
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
-                return await attempt()
+            return await attempt(left_s)
         except DataError:
             raise  # a fault of ours, in what was to be sent
         except ResponseError as refused:
@@ -198,7 +208,7 @@ async def within(attempt: Callable[[], Awaitable[Result]], budget_s: float) -> R
         if time.monotonic() + wait_s >= deadline:
             raise StoreUnavailable("Redis does not answer") from error
         await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, 1.0)
+        left_s, wait_s = max(0.0, deadline - time.monotonic()), min(wait_s * 2, 1.0)
 
 
 def _refusal(error: ResponseError) -> StoreUnavailable | NewerRecord | None:

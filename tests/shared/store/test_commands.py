@@ -127,6 +127,17 @@ async def test_huge_commands_and_replies(valkey: str, redis: Redis) -> None:
 # bounds
 
 
+async def test_a_call_that_takes_too_long_fails_and_leaves_its_place(valkey: str, redis: Redis) -> None:
+    async with lean(valkey) as commands:
+        assert await commands.send(PING) == b"PONG"
+        slow = asyncio.create_task(commands.send(pack("BLPOP", "nothing", 1), 0.1))
+        later = asyncio.create_task(commands.send(pack("ECHO", "later"), 30.0))
+        with pytest.raises(RedisTimeoutError):
+            await slow
+        assert not later.done()
+        assert await later == b"later"
+
+
 async def test_calls_in_flight_are_bounded() -> None:
     more: list[bytes] = []
 
