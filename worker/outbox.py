@@ -14,7 +14,7 @@ from typing import Literal, Self
 import structlog
 
 from shared.errors import StoreUnavailable
-from shared.store.parts import append_header, settle_part
+from shared.store.parts import SLOWEST_BYTES_PER_S, append_header, settle_part
 from shared.store.responses import Responses
 from shared.tasks import die_starved, end
 from shared.wire.responses import Status
@@ -28,7 +28,6 @@ KEEP_S = 3.0
 """How long flushed parts are kept, to refill a log that lost its last second with Redis."""
 BUDGET_S = 3.0
 RETRY_S = 0.2
-SLOWEST_BYTES_PER_S = 10e6
 
 log = structlog.get_logger()
 Refusal = Literal["cancelled", "lost"]

@@ -4,6 +4,8 @@ import msgspec
 
 from shared.wire.responses import Response, Status
 
+SLOWEST_BYTES_PER_S = 10e6
+"""A large flush has so much more time."""
 _encode = msgspec.json.Encoder().encode
 
 

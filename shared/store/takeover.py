@@ -11,7 +11,7 @@ from shared.core.accumulate import Fold
 from shared.core.emitter import Emitter, Ending
 from shared.core.frames import decode, render_all
 from shared.ids import partition_of
-from shared.store.parts import encode_ended, settle_part
+from shared.store.parts import SLOWEST_BYTES_PER_S, encode_ended, settle_part
 from shared.store.responses import Responses
 from shared.wire.responses import Response
 
@@ -47,7 +47,8 @@ async def settle_from_log(
         response_id, attempt, first, len(events), response.status,
         frames=render_all(events), body=body, output_bytes=output_bytes,
     )  # fmt: skip
-    return (await responses.flush(partition_of(response_id), who, [header, blob], budget_s=BUDGET_S))[0]
+    budget_s = BUDGET_S + len(blob) / SLOWEST_BYTES_PER_S
+    return (await responses.flush(partition_of(response_id), who, [header, blob], budget_s=budget_s))[0]
 
 
 async def read_log(responses: Responses, response_id: str) -> bytes:
