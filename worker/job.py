@@ -20,7 +20,7 @@ from shared.core.frames import render
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
 from shared.logs import bound
-from shared.metrics import FIRST, QUEUED, RUN, TOKENS
+from shared.metrics import FIRST, QUEUED, RUN, TOKENS, labelled
 from shared.settings import Settings
 from shared.store.parts import encode_ended
 from shared.store.responses import Responses
@@ -39,6 +39,8 @@ from worker.ratios import Observer
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 20.0
 MAX_RETRY_AFTER_S = 60.0
 MAX_WAIT_S = 120.0
+EARLY_S = 0.01
+"""The loop's timers may end a millisecond early: who comes back then would be sent away again."""
 KEEP_SLOT_S = 5.0
 """A longer wait gives the slot back."""
 MAX_RELEASES = 3
@@ -48,6 +50,7 @@ MAX_ATTEMPTS = 16
 """So many calls to backends are told of."""
 LARGE_BYTES = 256 << 10
 """Of output."""
+FAULT = "The response could not be made, because of a fault in the server."
 FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with background=true and poll or stream it."
 
 log = structlog.get_logger()
@@ -105,8 +108,9 @@ class Run:
     @property
     def _attempts(self) -> str:
         """The calls to backends, of earlier executions too: the last ones, as the record keeps them."""
-        made = [str(each) for each in self._route.attempts] if self._route else []
-        return ",".join([*filter(None, self._claimed.attempts.split(",")), *made][-MAX_ATTEMPTS:])
+        before = self._claimed.attempts.split(",") if self._claimed.attempts else ()
+        made = self._route.attempts if self._route else ()
+        return ",".join([*before, *made][-MAX_ATTEMPTS:])
 
     def stop(self, reason: StopReason) -> None:
         """Stop the work. The first reason counts, but nothing is stronger than ``lost``."""
@@ -188,8 +192,8 @@ class Run:
                         ending = await route.run(self._emitter, self._flush)
                         self._tools.observer.observe(request, route.items, ending.usage)
                         if ending.usage is not None:
-                            TOKENS.labels("in").inc(ending.usage.input_tokens)
-                            TOKENS.labels("out").inc(ending.usage.output_tokens)
+                            labelled(TOKENS, "in").inc(ending.usage.input_tokens)
+                            labelled(TOKENS, "out").inc(ending.usage.output_tokens)
                         repair = self._hold_to(request, ending)
                         if not isinstance(repair, list):
                             return repair
@@ -199,9 +203,12 @@ class Run:
                             await self._wait_for_a_place(error, tries)
                         elif self._shown or not (error.elsewhere and route.more):
                             tries += 1
-                            attempts = [str(each) for each in route.attempts]
                             log.warning(
-                                "upstream.failed", code=error.code, error=error.message, tries=tries, attempts=attempts
+                                "upstream.failed",
+                                code=error.code,
+                                error=error.message,
+                                tries=tries,
+                                attempts=[*route.attempts],
                             )
                             await self._wait_for_next_try(error, tries)
                     if not route.more:
@@ -218,7 +225,7 @@ class Run:
             die_starved()
         except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
             log.exception("job.failed")
-            return _failed("The response could not be made, because of a fault in the server.")
+            return _failed(FAULT)
 
     def _hold_to(self, request: Request, ending: Ending) -> Ending | list[Item]:
         """*ending*, a failed one when the answer does not meet the request's demands, or what is said to the model for
@@ -282,7 +289,7 @@ class Run:
         """Wait, or give the response back for a long wait. Raises *error* when there is no next try."""
         wait_s = random.uniform(0, min(LAST_WAIT_S, FIRST_WAIT_S * 2**tries))  # noqa: S311  # jitter
         if error.retry_after_s is not None:
-            wait_s = min(error.retry_after_s, MAX_RETRY_AFTER_S)
+            wait_s = min(error.retry_after_s + EARLY_S, MAX_RETRY_AFTER_S)
         self._waited_s += wait_s
         if self._shown or not error.retryable or tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
             raise error
@@ -332,9 +339,16 @@ class Run:
             return "lost"
         if self._tools.settings.legacy_usage and ending.usage is not None:
             ending = replace(ending, usage=ending.usage.with_legacy())
-        response = self._emitter.end(ending, at=_now())
-        last, count = self._say_last()
-        body, output_bytes = encode_ended(response)
+        try:
+            response = self._emitter.end(ending, at=_now())
+            last, count = self._say_last()
+            body, output_bytes = encode_ended(response)
+        except MemoryError:
+            die_starved()
+        except Exception:  # output that cannot be written: what was logged of it stays, and the rest is lost
+            log.exception("job.failed")
+            await self._line.drained()
+            return await self._settle_from_log(_failed(FAULT))
         word = await self._line.settle(
             response.status, last, count, body=body, output_bytes=output_bytes, attempts=self._attempts
         )
@@ -362,14 +376,20 @@ class Run:
             response, status="cancelled", completed_at=None, error=None, incomplete_details=None
         )
         body, output_bytes = encode_ended(response)
-        await self._line.settle("cancelled", b"", 0, body=body, output_bytes=output_bytes, attempts=self._attempts)
-        return "cancelled"
+        word = await self._line.settle(
+            "cancelled", b"", 0, body=body, output_bytes=output_bytes, attempts=self._attempts
+        )
+        return "cancelled" if word == "ok" else "lost"
 
     async def _settle_from_log(self, ending: Ending) -> str:
+        """The status; ``lost`` where it is another's by now."""
         tools = self._tools
-        return await settle_from_log(
+        word = await settle_from_log(
             tools.responses, tools.outbox.worker, self._claimed.id, self.attempt, ending, at=_now()
         )
+        if word == "cancelled" and ending.status != "cancelled":  # a cancel was noted: no other end is taken
+            return await self._settle_from_log(Ending("cancelled"))
+        return ending.status if word == "ok" else "lost"
 
 
 def _failed(message: str) -> Ending:

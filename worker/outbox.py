@@ -8,9 +8,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Self
 
+import msgspec
 import structlog
 
 from shared.errors import StoreUnavailable
@@ -34,8 +34,7 @@ Refusal = Literal["cancelled", "lost"]
 OnRefused = Callable[[Refusal], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, gc=False):
     first: int
     count: int
     frames: bytes
@@ -43,8 +42,7 @@ class Part:
     """Monotonic seconds when it was made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(msgspec.Struct, frozen=True):
     """The last events (if there is a log) and what is stored."""
 
     status: Status
@@ -161,6 +159,11 @@ class Line:
             self.final = None
             self._finish("lost")
             self._on_refused("lost")
+
+    async def drained(self) -> None:
+        """Wait until nothing is left that could be logged."""
+        while self.size and not self.held:
+            await self._outbox.flushed()
 
     def drop(self) -> None:
         """Nothing is sent any more."""

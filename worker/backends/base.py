@@ -15,7 +15,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.fitness import misfits
 from shared.core.window import drop_oldest
 from shared.errors import StoreUnavailable, UpstreamError
-from shared.metrics import CALLS
+from shared.metrics import CALLS, labelled
 from shared.models import find_model
 from shared.seal import Sealer
 from shared.settings import ModelRow
@@ -53,19 +53,6 @@ class Call:
     row: ModelRow
     request_id: str
     state: State
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call. ``outcome`` is the status that the answer ended with, or: failed, limited (429), refused (its request
-    was at fault), stopped (by us)."""
-
-    backend: str
-    outcome: str
-    took_s: float
-
-    def __str__(self) -> str:
-        return f"{self.backend}:{self.outcome}:{self.took_s:.2f}"
 
 
 class Backend(Protocol):
@@ -115,10 +102,12 @@ class Backends:
 
 
 class Route:
-    """One response's way through the backends of its model. ``attempts`` tells of the calls that were made."""
+    """One response's way through the backends of its model. ``attempts`` tells of the calls that were made, each as
+    ``backend:outcome:seconds``: the outcome is the status that the answer ended with, or failed, limited (429), refused
+    (its request was at fault) or stopped (by us)."""
 
     def __init__(self, backends: Backends, targets: Sequence[ModelRow], call: Call, sticky: str) -> None:
-        self.attempts: list[Attempt] = []
+        self.attempts: list[str] = []
         self._backends = backends
         self._targets = targets
         self._call = call
@@ -161,6 +150,8 @@ class Route:
                     wait_s = health.rests_until - now
                     raise UpstreamError("The model's backends ask for time.", retryable=True, retry_after_s=wait_s,
                                         code="rate_limit_exceeded")  # fmt: skip
+            if not row.max_concurrency:
+                return await self._ask(row, health, emit, flush)
             try:
                 async with self._backends.places.place(row) as taken:
                     if taken:
@@ -175,11 +166,12 @@ class Route:
         raise UpstreamError("All places at the model's backends are taken.", retryable=True, busy=True)
 
     async def _ask(self, row: ModelRow, health: Health, emit: Emitter, flush: Flush) -> Ending:
-        started = time.monotonic()
+        started, call = time.monotonic(), self._call
         health.asked()
         outcome = "stopped"
         try:
-            ending = await self._backends.ask(replace(self._call, row=row, items=self._fitting(row)), emit, flush)
+            call = Call(call.request, self._fitting(row), row, call.request_id, call.state)
+            ending = await self._backends.ask(call, emit, flush)
             outcome = ending.status
             health.answered()
             return ending
@@ -192,8 +184,8 @@ class Route:
             raise
         finally:
             health.dropped()
-            CALLS.labels(row.backend, outcome).inc()
-            self.attempts.append(Attempt(row.backend, outcome, time.monotonic() - started))
+            labelled(CALLS, row.backend, outcome).inc()
+            self.attempts.append(f"{row.backend}:{outcome}:{time.monotonic() - started:.2f}")
 
     def _fitting(self, row: ModelRow) -> Sequence[Item]:
         request, items = self._call.request, self._call.items

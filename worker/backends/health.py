@@ -63,6 +63,8 @@ class Health:
 def plan_order(targets: Sequence[ModelRow], chance: Callable[[], float], *, sticky: str = "") -> list[ModelRow]:
     """All of *targets*: *sticky* (a backend's name) first, then by ``fallback``, and among equals by chance, so that the
     first ones are shared by weight."""
+    if len(targets) == 1:
+        return [*targets]
 
     def key(row: ModelRow) -> tuple[bool, int, float]:
         # Weighted order by one draw each (Efraimidis and Spirakis, 2006); a weight of 0 comes last.

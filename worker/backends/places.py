@@ -33,10 +33,7 @@ class Places:
 
     @contextlib.asynccontextmanager
     async def place(self, row: ModelRow) -> AsyncIterator[bool]:
-        """Whether there is a place; it is held inside the block."""
-        if not row.max_concurrency:
-            yield True
-            return
+        """Whether there is a place at a backend with a limit; it is held inside the block."""
         who = secrets.token_hex(8)
         try:
             taken = await self._take(row, who)

@@ -162,20 +162,28 @@ def read_usage(value: Any) -> Usage | None:
     """Our usage from theirs; ``None`` when it names no tokens at all."""
     if not isinstance(value, dict):
         return None
-    names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"), ("total_tokens",))
-    asked, made, both = (next((n for key in keys if (n := count(value.get(key))) is not None), None) for keys in names)
+    asked, made = (
+        _count_of(value, "prompt_tokens", "input_tokens"),
+        _count_of(value, "completion_tokens", "output_tokens"),
+    )
+    both = count(value.get("total_tokens"))
     if asked is None and made is None and both is None:
         return None
     into, out = _object(value.get("prompt_tokens_details")), _object(value.get("completion_tokens_details"))
-    cached = (into.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens"))
-    written = (into.get("cache_write_tokens"), value.get("cache_write_tokens"))
-    thought = (out.get("reasoning_tokens"), value.get("reasoning_tokens"))
+    cached = _count_of(into, "cached_tokens")
+    if cached is None:
+        cached = _count_of(value, "prompt_cache_hit_tokens", "cached_tokens")
+    written, thought = _count_of(into, "cache_write_tokens"), _count_of(out, "reasoning_tokens")
+    if written is None:
+        written = _count_of(value, "cache_write_tokens")
+    if thought is None:
+        thought = _count_of(value, "reasoning_tokens")
     return Usage(
         asked or 0,
         made or 0,
         both or (asked or 0) + (made or 0),
-        InputTokensDetails(_first(cached), _first(written)),
-        OutputTokensDetails(_first(thought)),
+        InputTokensDetails(cached or 0, written or 0),
+        OutputTokensDetails(thought or 0),
     )
 
 
@@ -213,6 +221,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 def count(value: Any) -> int | None:
     """A number of tokens, also as 9.0 or "9"; ``None`` for anything else."""
+    if type(value) is int:  # nearly always; a bool is of another type
+        return value if 0 <= value <= MAX_COUNT else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
@@ -220,6 +230,9 @@ def count(value: Any) -> int | None:
     return int(value)
 
 
-def _first(values: tuple[Any, ...]) -> int:
-    counts = (count(value) for value in values)
-    return next((count for count in counts if count is not None), 0)
+def _count_of(value: dict[str, Any], *names: str) -> int | None:
+    """What the first of *names* says that has a count."""
+    for name in names:
+        if name in value and (found := count(value[name])) is not None:
+            return found
+    return None

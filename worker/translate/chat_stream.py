@@ -107,10 +107,11 @@ class ChatStream:
                 return
             chunk, torn = decode_chunk(data)
             self._torn = self._torn or torn
-            if self._goes_on and (text := only_text(chunk)):
+            if not torn and (text := only_text(chunk)):
                 self._slot.learn(data, text)
-                self._emit.text(text)
-                return
+                if self._goes_on:
+                    self._emit.text(text)
+                    return
             self._read(chunk)
             if chunk.is_error:
                 raise stream_error(data)

@@ -21,12 +21,11 @@ class Reading:
         if len(block) > self._sse.max_line_bytes:  # an event in it could be too long
             return self._feed(block)
         at = apart = 0
-        while at < len(block) and apart < MAX_APART:
+        while apart < MAX_APART:
             if self._sse.between_events:
                 start, at = at, self._answer.skim(block, at)
-                if at > start:
-                    apart = 0
-                    continue
+                if at > start:  # all that can be skimmed: at most the end of an event or of the answer is left
+                    break
             end = block.find(b"\n\n", at) + 2
             if end < 2:
                 break
@@ -34,7 +33,7 @@ class Reading:
                 return True
             at = end
             apart += 1
-        return at < len(block) and self._feed(block[at:])
+        return at < len(block) and self._feed(block[at:] if at else block)
 
     def _feed(self, block: bytes) -> bool:
         for event in self._sse.feed(block):

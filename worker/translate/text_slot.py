@@ -52,6 +52,11 @@ class TextSlot:
         if last < 0:
             return [], at
         end = last + len(self._foot)
+        if block.find(_BETWEEN, at) == end - len(_BETWEEN):  # it stands alone
+            try:
+                return [_decode(block[at + len(self._head) - 1 : last + 1])], end
+            except ValueError:
+                return [], at
         run = block[at:end]
         edge, rest = len(self._head), len(self._foot) - len(_BETWEEN)
         pieces = [event[edge:-rest] for event in run[: -len(_BETWEEN)].split(_BETWEEN)]
