@@ -183,7 +183,7 @@ async def submit_again(app: web.Application, new: NewResponse, *, stays: bool) -
     try:
         await submit(new, app[RESPONSES], app[SETTINGS], app[ADMISSION])
     except ApiError:
-        return  # it was refused
+        pass  # refused, as Redis is full perhaps; the first try may have been accepted all the same
     except StoreUnavailable as away:  # nobody knows whether it was accepted
         log.warning("redis.unavailable", error=str(away))
     if not stays:

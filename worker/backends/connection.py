@@ -152,6 +152,8 @@ class Connection(asyncio.Protocol):
             raise Broken("an answer that nobody has asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status:
+            return  # a trailer
         name = name.lower()
         self._headers.setdefault(name, value)
         if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):

@@ -101,7 +101,8 @@ class Exchange:
             self._await_more()
         else:
             self._connection.hold()
-            self._connection.deadline.pause()
+            if not self._answered:
+                self._connection.deadline.pause()
             self._wake()
 
     def ended(self) -> None:

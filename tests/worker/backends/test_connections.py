@@ -23,7 +23,7 @@ from shared.wire.responses import Response
 from support.answers import STATE
 from support.asking import text_of
 from support.certificates import self_signed
-from worker.backends import connection
+from worker.backends import connection, exchange
 from worker.backends.base import Call, Wait
 from worker.backends.http import HttpBackend
 
@@ -350,3 +350,32 @@ async def test_a_host_with_several_addresses(monkeypatch: pytest.MonkeyPatch) ->
         assert await asyncio.gather(*[said(backend, row) for _ in range(5)]) == ["Hello"] * 5
     assert looked_up == ["model.internal"]
     assert b"\r\nHost: model.internal:%d\r\n" % port in peer.requests[0][1]
+
+
+@on_both_loops
+async def test_usage_is_not_awaited_for_longer_because_there_was_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "USAGE_WAIT_S", 0.3)
+    body = chunked(EVENTS.removesuffix(DONE), size=1000)
+    peer = Peer(body)  # and then silence
+    flushed: list[int] = []
+
+    async def room() -> None:
+        pass
+
+    def flush() -> Wait | None:
+        flushed.append(1)
+        if len(flushed) == 1:
+            peer.writers[0].write(b"8\r\n: alive\n\r\n")
+        return room if len(flushed) == 2 else None
+
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert text_of(await ask(backend, row, flush)) == "Hello"
+    assert len(flushed) == 2
+
+
+@on_both_loops
+async def test_trailers_are_no_headers() -> None:
+    head = chunked(size=1000).replace(b"Content-Type: text/event-stream", b"X-A: b")
+    peer = Peer(head + b"0\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n")
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"

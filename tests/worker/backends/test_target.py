@@ -30,6 +30,13 @@ def test_a_head() -> None:
     )
 
 
+def test_a_user_in_the_address_is_said_unless_there_is_a_key() -> None:
+    target = plan_target("http://me:p%40ss@h:1/v1", ())
+    assert target.host == "h:1"
+    assert b"\r\nAuthorization: Basic bWU6cEBzcw==\r\n" in encode_head(target, {}, 0)
+    assert encode_head(target, {"Authorization": "Bearer k"}, 0).count(b"uthorization") == 1
+
+
 def test_what_a_row_may_say() -> None:
     """Its own ``Host``, but not where the body ends."""
     row = {"HOST": "other", "Content-length": "1", "transfer-encoding": "chunked"}
