@@ -201,10 +201,12 @@ class EventStream:
             }
         )
 
-    async def open(self, headers: dict[str, str]) -> None:
+    async def open(self, headers: dict[str, str]) -> web.StreamResponse:
+        """Send the head; the answer to a HEAD is no more than that."""
         self._response.headers.update(headers)
         await self._response.prepare(self._request)
         self._chunked = self._response.headers.get("Transfer-Encoding") == "chunked"
+        return self._response
 
     def push(self, frames: bytes) -> bool:
         """Write whole events if the client has room for them: without a wait, and so without a time-out."""

@@ -197,7 +197,9 @@ async def _stream_from(
     with app[HUB].listen(response_id) as reader:
         stream = EventStream(request, settings.sse_write_timeout_s)
         follower = Follower(app[RESPONSES], app[HUB], response_id, request[TENANT], after, settings.sse_ping_s)
-        await stream.open(headers)
+        answer = await stream.open(headers)
+        if request.method == "HEAD":
+            return answer
         return await _relay(request, stream, follower, reader, read_log=True)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -237,6 +238,20 @@ async def test_what_cannot_be_streamed(
     answer = await raw.get(f"/v1/responses/{response.id}?{query}")
     assert answer.status == status
     assert answer.json()["error"]["param"] == param
+
+
+async def test_the_head_of_a_stream_has_no_body(client: openai.AsyncOpenAI, service: ClusterThread) -> None:
+    stream = await client.responses.create(model="echo", input="hi", stream=True)
+    (response_id,) = [event.response.id async for event in stream if event.type == "response.completed"]
+    url = urlsplit(service.origin)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    for _ in range(2):  # over one connection
+        writer.write(f"HEAD /v1/responses/{response_id}?stream=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"text/event-stream" in head
+    writer.close()
 
 
 async def test_the_synchronous_stream_manager_resumes(
