@@ -27,5 +27,7 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
 
 def die_starved() -> NoReturn:
     """The end of a process that has no memory left: whatever it did now could be wrong, and its leases tell the others."""
-    log.critical("process.starved")
-    os._exit(EXIT_STARVED)
+    try:
+        log.critical("process.starved")
+    finally:  # there may be none to say it with
+        os._exit(EXIT_STARVED)

@@ -67,6 +67,8 @@ def pack(*words: Word) -> bytes:
         packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its annotation knows one word only
     except TypeError as error:
         raise DataError(f"no word of a command: {error}") from None
+    except RuntimeError as error:  # hiredis' only one: it could not get the memory
+        raise MemoryError from error
     return packed
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
+from math import inf
 
 import msgspec
 from client import Client
@@ -115,12 +116,12 @@ def _creating(phrase: str, **more: object) -> Once:
     return once
 
 
-async def _cpu(bench: Bench, once: Once) -> float:
-    """Our CPU milliseconds per call, 16 callers; the best of three slices."""
+async def _cpu(bench: Bench, once: Once, slices: int = 3, most: float = inf) -> float:
+    """Our CPU milliseconds per call, 16 callers; the best of some slices, of *most* calls each."""
     costs = []
-    for _ in range(3):
+    for _ in range(slices):
         meter = Meter(bench)
-        count = len(await callers(bench, "ours", 16, once))
+        count = len(await callers(bench, "ours", 16, once, most))
         costs.append(meter.cpu_s() * 1000 / max(1, count))
     return min(costs)
 
@@ -154,8 +155,9 @@ async def chains_flat(bench: Bench) -> Sequence[Line]:
 
 
 async def queue_flat(bench: Bench) -> Sequence[Line]:
-    """CPU per create with an empty queue, and behind 10,000 that wait; the worker is stopped meanwhile."""
-    waiting, last = 200 if bench.quick else 10_000, ""
+    """CPU per create with a short queue, and behind 10,000 that wait; the worker is stopped meanwhile."""
+    few, waiting = (20, 200) if bench.quick else (500, 10_000)
+    last = ""
 
     async def once(client: Client, _: str) -> float:
         nonlocal last
@@ -165,11 +167,11 @@ async def queue_flat(bench: Bench) -> Sequence[Line]:
     async with Redis.from_url(bench.stack.redis_url) as redis:
         os.kill(bench.stack.pid("worker"), signal.SIGSTOP)
         try:
-            first = await _cpu(bench, once)
+            first = await _cpu(bench, once, slices=8, most=few)
             async with asyncio.timeout(60):
-                while await redis.zcard("arq:queue:{00}:background") < waiting:
-                    await callers(bench, "ours", 16, once)
-            behind = await _cpu(bench, once)
+                while (missing := waiting - await redis.zcard("arq:queue:{00}:background")) > 0:
+                    await callers(bench, "ours", 16, once, missing)
+            behind = await _cpu(bench, once, slices=8, most=few)
         finally:
             os.kill(bench.stack.pid("worker"), signal.SIGCONT)
         began, count = time.monotonic(), await redis.zcard("arq:queue:{00}:background")

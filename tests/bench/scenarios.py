@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import msgspec
@@ -144,13 +145,18 @@ async def one_by_one(
     return meter.fill(row, cpu[0], cpu[1] * len(row.samples["ours"]))
 
 
-async def callers(bench: Bench, side: str, count: int, once: Callable[[Client, str], Awaitable[float]]) -> list[float]:
-    """*count* callers for one slice, each again and again. What *once* returned, in any order."""
+async def callers(
+    bench: Bench, side: str, count: int, once: Callable[[Client, str], Awaitable[float]], most: float = inf
+) -> list[float]:
+    """*count* callers for one slice or until *most* calls were made, each again and again. What *once* returned, in any
+    order."""
     found: list[float] = []
 
     async def caller() -> None:
         client = bench.client(side)
-        while time.monotonic() < end:
+        nonlocal most
+        while most > 0 and time.monotonic() < end:
+            most -= 1
             try:
                 found.append(await once(client, side))
             except (HttpError, OSError, TimeoutError) as error:

@@ -8,6 +8,7 @@ Nothing here waits: a read is parsed, told to the listener and done with. llhttp
 """
 
 import asyncio
+import errno
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
@@ -44,7 +45,8 @@ class Listener(Protocol):
     def ended(self) -> None: ...
 
     def failed(self, error: Exception) -> None:
-        """``Broken``, ``TimeoutError`` when the deadline has passed, or what this listener raised. The connection is closed."""
+        """``Broken``, ``TimeoutError`` when the deadline has passed, ``MemoryError`` when there was none to read with, or what
+        this listener raised. The connection is closed."""
         ...
 
 
@@ -120,9 +122,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as caught:
-            error = Broken(f"no HTTP: {caught}")
+            starved = isinstance(caught.__context__, MemoryError)  # in what the parser called
+            error = MemoryError() if starved else Broken(f"no HTTP: {caught}")
         block = self._take(len(data))
-        if self._dry_bytes > MAX_HEAD_BYTES:
+        if error is None and self._dry_bytes > MAX_HEAD_BYTES:
             error = Broken("headers without end")
         if not self._tell(block):
             return
@@ -142,6 +145,8 @@ class Connection(asyncio.Protocol):
             self.deadline.close()
         elif exc is None and self._told and not self._framed:
             self._finish(keeps=False)
+        elif isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.ENOBUFS)):
+            self._fail(MemoryError())  # no fault of the backend
         else:
             self._fail(Broken(f"lost: {exc or 'closed by the backend'}"))
 
