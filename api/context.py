@@ -13,12 +13,10 @@ from shared.core.history import item_id_of, split
 from shared.core.window import surely_overflows, text_bytes
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import is_conversation_id, is_response_id
-from shared.models import find_model
 from shared.settings import Settings
 from shared.store.conversations import Conversations
 from shared.store.responses import Responses
 from shared.wire.items import StoredItem
-from shared.wire.requests import Request
 
 _decode_items = msgspec.json.Decoder(list[StoredItem]).decode
 
@@ -60,12 +58,13 @@ async def read_context(
     return context
 
 
-def check_window(request: Request, items: list[StoredItem], settings: Settings) -> None:
-    """Refuse what surely does not fit into the model's context window. *items* is the whole context."""
-    row = find_model(settings.models, request.model, request.channel)
-    if row is None or not row.context_tokens or request.truncation == "auto":
+def check_window(accepted: Accepted, history: Sequence[StoredItem]) -> None:
+    """Refuse what surely does not fit into the model's context window. *history* comes before the request's own items."""
+    request, row = accepted.request, accepted.row
+    if not row.context_tokens or request.truncation == "auto":
         return
-    if surely_overflows(len(request.instructions or "") + text_bytes(items), row.context_tokens):
+    context_bytes = len(request.instructions or "") + text_bytes([*history, *accepted.items])
+    if surely_overflows(context_bytes, row.context_tokens):
         message = (
             f"Your input exceeds the context window of this model ({row.context_tokens} tokens). "
             "Please adjust your input and try again, or send truncation='auto'."
@@ -73,19 +72,19 @@ def check_window(request: Request, items: list[StoredItem], settings: Settings) 
         raise InvalidRequest(message, param="input", code="context_length_exceeded")
 
 
-def check_fit(request: Request, history: Sequence[StoredItem], items: Sequence[StoredItem], settings: Settings) -> None:
-    """Refuse what the backend cannot do. *history* comes before the request's own *items*."""
-    row = find_model(settings.models, request.model, request.channel)
+def check_fit(accepted: Accepted, history: Sequence[StoredItem]) -> None:
+    """Refuse what the backend cannot do. *history* comes before the request's own items."""
     first = None
-    for target in row.targets if row else ():
-        misfit = next(misfits(request, history, items, target.quirks), None)
+    for target in accepted.row.targets:
+        misfit = next(misfits(accepted.request, history, accepted.items, target.quirks), None)
         if misfit is None:
             return  # there is a backend that takes it
         first = first or misfit
     if first is None:
         return
     misfit = first
-    message = f"Unsupported {misfit.code.partition('_')[2]}: the model '{request.model}' does not take {misfit.what}."
+    model, kind = accepted.request.model, misfit.code.partition("_")[2]
+    message = f"Unsupported {kind}: the model '{model}' does not take {misfit.what}."
     raise InvalidRequest(message, param=misfit.param, code=misfit.code)
 
 

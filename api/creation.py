@@ -49,8 +49,8 @@ class Caller:
 def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Settings) -> NewResponse:
     """Everything that submit writes: ids given, the first frames rendered."""
     request = accepted.request
-    check_fit(request, context.items, accepted.items, settings)
-    check_window(request, [*context.items, *accepted.items], settings)
+    check_fit(accepted, context.items)
+    check_window(accepted, context.items)
     parent = request.previous_response_id or ""
     conversation = request.conversation.id if request.conversation else ""
     partition = _partition(request)

@@ -20,7 +20,7 @@ from shared.core.schemas import BadSchema, check_schema
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
 from shared.models import find_model
-from shared.settings import Settings
+from shared.settings import ModelRow, Settings
 from shared.wire.conversations import ConversationRef
 from shared.wire.items import InputText, JsonSchemaFormat, Message, StoredItem, Tool
 from shared.wire.requests import NULL, CreateBody, Request
@@ -62,6 +62,8 @@ class Accepted:
     """A create call that can be submitted. ``request.id`` and ``created_at`` are still to be filled in."""
 
     request: Request
+    row: ModelRow
+    """Of its model."""
     items: list[StoredItem]
     references: dict[int, str] = field(default_factory=dict)
     """Ids of items that stand in the input by reference, by their place in it; ``items`` is without them at first."""
@@ -119,7 +121,7 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     request.channel = channel
     if row.dialect != "echo":
         dropped += left_out(request, row.quirks)
-    return Accepted(request, items, references, dropped)
+    return Accepted(request, row, items, references, dropped)
 
 
 def check_known(body: bytes, known: Collection[str]) -> None:

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -81,7 +81,8 @@ class Run:
         self._claimed = claimed
         self._tools = tools
         self._reason: StopReason | None = None
-        self._work: asyncio.Task[Ending] | None = None
+        self._work: asyncio.Task[Any] | None = None
+        """What is to be cancelled: this run's task, while it works."""
         self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
         self._waited_s = 0.0
         self._places_s = 0.0
@@ -157,15 +158,20 @@ class Run:
             ending = Ending("failed", error=ResponseError("server_error", "This response cannot be read back."))
             return await self._settle_from_log(ending)
         self._emitter = self._fresh(request)
-        self._work = asyncio.create_task(self._relay(request))
-        if self._reason is not None:
-            self._work.cancel()
-        await asyncio.wait([self._work])
-        if self._work.cancelled():
-            ending = await self._after_stop()
-        else:
-            ending = self._work.result()
-        return await self._settle(ending)
+        return await self._settle(await self._until_stop(request) or await self._after_stop())
+
+    async def _until_stop(self, request: Request) -> Ending | None:
+        """How the work ended, ``None`` when it was stopped."""
+        self._work = task = asyncio.current_task()
+        try:
+            return await self._relay(request) if self._reason is None else None
+        except asyncio.CancelledError:
+            if self._reason is None or task is None:
+                raise
+            task.uncancel()
+            return None
+        finally:
+            self._work = None
 
     def _fresh(self, request: Request) -> Emitter:
         claimed = self._claimed

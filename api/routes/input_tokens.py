@@ -15,7 +15,7 @@ from api.validate import Accepted, accept
 from shared.core.compaction import Open, reveal
 from shared.core.tokens import estimate, learned_as, media, weigh
 from shared.errors import StoreUnavailable
-from shared.models import find_model, models_of
+from shared.models import models_of
 from shared.settings import Settings
 from shared.wire.requests import CreateBody
 from shared.wire.tokens import CountBody, InputTokens
@@ -39,7 +39,7 @@ async def input_tokens(request: web.Request) -> web.StreamResponse:
         accepted, request[TENANT], app[RESPONSES], app[CONVERSATIONS], settings, keeps=False
     )
     items = [*context.items, *accepted.items]
-    row = find_model(settings.models, accepted.request.model, channel) if has_model else None
+    row = accepted.row if has_model else None
     told = reveal(items, open_sealed)
     exact = None if row is None or told is None else await count(app[HTTP], row, accepted.request, told)
     if exact is None:

@@ -24,8 +24,6 @@ from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
 from shared.hub import Reader
 from shared.ids import is_response_id
 from shared.logs import bound
-from shared.models import find_model
-from shared.settings import Settings
 from shared.store.rows import NewResponse, Snapshot
 from shared.wire.requests import Request
 from shared.wire.responses import Deleted, Response
@@ -57,7 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
-    _note_dropped(app[STATE].noted, accepted, settings)
+    _note_dropped(app[STATE].noted, accepted)
     made = await recall(accepted, caller, app[RESPONSES])
     if made is None:
         app[ADMISSION].check()
@@ -107,11 +105,10 @@ async def _replay(
         return json_response(_shown(snapshot), headers | progress_headers(snapshot))
 
 
-def _note_dropped(noted: set[tuple[str, str]], accepted: Accepted, settings: Settings) -> None:
+def _note_dropped(noted: set[tuple[str, str]], accepted: Accepted) -> None:
     """Log once for each backend and parameter that the parameter does not reach it."""
-    row = find_model(settings.models, accepted.request.model, accepted.request.channel)
     for path in accepted.dropped:
-        seen = row.base_url if row else "", _PLACE.sub("[]", path.partition(" ")[0])
+        seen = accepted.row.base_url, _PLACE.sub("[]", path.partition(" ")[0])
         if seen not in noted and len(noted) < MAX_NOTED:
             noted.add(seen)
             log.info("parameter.dropped", model=accepted.request.model, parameter=seen[1])
