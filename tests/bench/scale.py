@@ -15,7 +15,7 @@ import msgspec
 from client import Client
 from lines import Line
 from redis.asyncio import Redis
-from scenarios import Bench, Meter, Reader, callers, ended, request, slow_streams
+from scenarios import IN_A_ROW, Bench, Meter, Reader, callers, ended, request, slow_streams
 from stack import Stack
 
 FLAT = 1.3
@@ -127,31 +127,33 @@ async def _cpu(bench: Bench, once: Once, slices: int = 3, most: float = inf) -> 
 
 
 async def chains_flat(bench: Bench) -> Sequence[Line]:
-    """CPU of a turn behind 1, 50 and 500 others, per byte of context that it has more than the one before."""
-    client, costs, lengths = bench.client("ours"), [], (1, 50, 100 if bench.quick else 500)
-    newest, turns = "", 0
-    for length in lengths:
-        while turns < length:
-            more = {"previous_response_id": newest} if newest else {}
-            answer = await client.call("POST", "/responses", request("tokens=64", **more))
-            newest, turns = msgspec.json.decode(answer)["id"], turns + 1
-        meter, rounds = Meter(bench), 10 if bench.quick else 100
-        for _ in range(rounds):
-            await client.call("POST", "/responses", request("tokens=64", previous_response_id=newest))
-        costs.append(meter.cpu_s() * 1000 / rounds)
+    """CPU of a turn behind 1, 50 and 500 others, per turn of context that it has more than the one before. They take turns, as
+    what is wanted is the difference of small differences."""
+    client, lengths = bench.client("ours"), (1, 50, 100 if bench.quick else 500)
+
+    async def turn(newest: str) -> str:
+        more = {"previous_response_id": newest} if newest else {}
+        return str(msgspec.json.decode(await client.call("POST", "/responses", request("tokens=64", **more)))["id"])
+
+    newest, ends = "", []
+    for number in range(1, lengths[-1] + 1):
+        newest = await turn(newest)
+        if number in lengths:
+            ends.append(newest)
+    costs, rounds = [0.0] * len(ends), 1 if bench.quick else 20
+    for _ in range(rounds):
+        for place, end in enumerate(ends):
+            meter = Meter(bench)
+            for _ in range(IN_A_ROW):
+                await turn(end)
+            costs[place] += meter.cpu_s() * 1000 / IN_A_ROW / rounds
     client.close()
     each = [
         (cost - before) / (length - shorter)
         for (before, cost), (shorter, length) in zip(pairwise(costs), pairwise(lengths), strict=True)
     ]
-    return [
-        Line(
-            f"CPU of a turn per turn before it, from 50 to {lengths[2]}, to that from 1 to 50",
-            "x",
-            each[1] / each[0],
-            must=FLAT,
-        )
-    ]
+    name = f"CPU of a turn per turn before it, from 50 to {lengths[2]}, to that from 1 to 50"
+    return [Line(name, "x", each[1] / each[0], must=FLAT)]
 
 
 async def queue_flat(bench: Bench) -> Sequence[Line]:

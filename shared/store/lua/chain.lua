@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- with conversations
 -- The items of a response's chain, oldest first, behind what the oldest link read of a conversation, if it is in one.
--- Lifetimes become at least keep_s from now; with 0 they are left alone.
+-- Lifetimes become at least keep_s from now, and little more; with 0 they are left alone.
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes,
 --       1 to start a new turn
 -- -> {'ok', {id of a deleted item, ...}, {batch, ...}, input, output, input, output, ...} (all items are JSON arrays; the
@@ -15,34 +15,37 @@ if ARGV[2] ~= '' then
   if v[1] ~= ARGV[2] then return {'gone'} end
   if ARGV[6] == '1' and (v[2] ~= '1' or not terminal(v[3])) then return {'gone'} end
 end
+local more = math.min(3600, keep / 10) -- so that not every turn has to write to every link
+local most_links, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local links, size, origin = {}, 0, nil
 while id ~= '' do
   local key = P .. 'b:' .. id
-  require_known(key)
-  local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'batches', 'dropped', 'log',
-    'size')
+  local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'size', 'v')
+  if b[6] and tonumber(b[6]) > SCHEMA then require_known(key) end -- it raises
   if not b[1] then return {'gone'} end
-  local input, output = b[2] or '[]', b[3] or b[7] or '[]'
-  size = size + #input + (b[8] or #output)
-  table.insert(links, {input, output})
-  if #links > tonumber(ARGV[4]) or size > tonumber(ARGV[5]) then return {'long'} end
-  local ttl = redis.call('TTL', key)
-  if ttl >= 0 and ttl < keep then redis.call('EXPIRE', key, keep) end
-  id, origin = b[1], b[4] and b
+  local input, output = b[2] or '[]', b[3] or redis.call('HGET', key, 'log') or '[]'
+  size = size + #input + (b[5] or #output)
+  links[#links + 1] = {input, output}
+  if #links > most_links or size > most_bytes then return {'long'} end
+  if keep > 0 then
+    local ttl = redis.call('TTL', key)
+    if ttl >= 0 and ttl < keep then redis.call('EXPIRE', key, whole(keep + more)) end
+  end
+  id, origin = b[1], b[4] and key
 end
 local deleted, batches = {}, {}
 if origin then
-  local conversation = origin[4]
+  local conversation, read, dropped = unpack(redis.call('HMGET', origin, 'conversation', 'batches', 'dropped'))
   if redis.call('EXISTS', P .. 'c:' .. conversation) == 0 then return {'gone'} end
-  if origin[5] ~= '0' then batches = redis.call('LRANGE', P .. 'ci:' .. conversation, 0, origin[5] - 1) end
-  if origin[6] ~= '0' then deleted = redis.call('ZRANGE', P .. 'cd:' .. conversation, 0, origin[6] - 1) end
+  if read ~= '0' then batches = redis.call('LRANGE', P .. 'ci:' .. conversation, 0, read - 1) end
+  if dropped ~= '0' then deleted = redis.call('ZRANGE', P .. 'cd:' .. conversation, 0, dropped - 1) end
   for _, batch in ipairs(batches) do size = size + #batch end
-  if size > tonumber(ARGV[5]) then return {'long'} end
+  if size > most_bytes then return {'long'} end
   if keep > 0 then keep_conversation(conversation) end
 end
 local answer = {'ok', deleted, batches}
 for i = #links, 1, -1 do
-  table.insert(answer, links[i][1])
-  table.insert(answer, links[i][2])
+  answer[#answer + 1] = links[i][1]
+  answer[#answer + 1] = links[i][2]
 end
 return answer

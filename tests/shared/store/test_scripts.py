@@ -872,8 +872,11 @@ async def test_chain_lengthens_lifetimes_and_shortens_none(responses: Responses,
     await three_turns(responses)
     await redis.expire(key("b", 1), 10)
     await chain(responses, 3, keep_s=500)
-    assert await redis.ttl(key("b", 1)) == pytest.approx(500, abs=5)
+    assert await redis.ttl(key("b", 1)) == pytest.approx(550, abs=5)  # a little more, so that not every turn writes
     assert await redis.ttl(key("b", 3)) == pytest.approx(KEEP_S, abs=5)
+    await redis.expire(key("b", 1), 520)
+    await chain(responses, 3, keep_s=500)
+    assert await redis.ttl(key("b", 1)) == pytest.approx(520, abs=5)
 
 
 async def test_chain_gives_no_lifetime_to_what_has_not_ended(responses: Responses, redis: Redis) -> None:
