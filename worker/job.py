@@ -6,9 +6,7 @@ claim -> history loaded -> backend called -> events to the line -> settled. Whoe
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,25 +25,18 @@ from shared.store.responses import Responses
 from shared.store.rows import Claimed
 from shared.store.takeover import settle_from_log
 from shared.tasks import die_starved
-from shared.wire.items import Item, StoredItem
+from shared.wire.items import Item
 from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError
 from worker.backends.base import Backends, Route, Wait
+from worker.context import read_context
 from worker.enforcement import find_breach, plan_repair
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
+from worker.patience import Patience, Pause
 from worker.ratios import Observer
 
-FIRST_WAIT_S, LAST_WAIT_S = 0.5, 20.0
-MAX_RETRY_AFTER_S = 60.0
-MAX_WAIT_S = 120.0
-EARLY_S = 0.01
-"""The loop's timers may end a millisecond early: who comes back then would be sent away again."""
-KEEP_SLOT_S = 5.0
-"""A longer wait gives the slot back."""
 MAX_RELEASES = 3
-STORE_RETRY_S = 0.5
-PLACE_WAIT_S, PLACE_DELAY_S = (0.2, 0.5), (1.0, 5.0)
 MAX_ATTEMPTS = 16
 """So many calls to backends are told of."""
 LARGE_BYTES = 256 << 10
@@ -55,7 +46,6 @@ FOREGROUND_ADVICE = "The response took longer than {:g} s. Create it with backgr
 
 log = structlog.get_logger()
 _decode_request = msgspec.json.Decoder(Request).decode
-_decode_items = msgspec.json.Decoder(list[StoredItem]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +74,7 @@ class Run:
         self._work: asyncio.Task[Any] | None = None
         """What is to be cancelled: this run's task, while it works."""
         self._line = tools.outbox.line(claimed.id, claimed.attempt, claimed.seq, self._refused)
-        self._waited_s = 0.0
-        self._places_s = 0.0
+        self._patience = Patience(claimed.tries)
         self._repaired = False
         self._route: Route | None = None
         self._started = time.monotonic()
@@ -187,12 +176,11 @@ class Run:
             async with asyncio.timeout(limit_s):
                 self._route = route = self._tools.backends.route(
                     request,
-                    await self._history(request),
+                    await read_context(self._claimed, request, self._tools.responses, self._tools.settings),
                     self._claimed.tenant,
                     self._claimed.request_id,
                     self._claimed.sticky,
                 )
-                tries = self._claimed.tries
                 while True:
                     try:
                         ending = await route.run(self._emitter, self._flush)
@@ -206,17 +194,9 @@ class Run:
                         route.extend(repair)
                     except UpstreamError as error:
                         if error.busy:
-                            await self._wait_for_a_place(error, tries)
+                            await self._wait(self._before_place(error))
                         elif self._shown or not (error.elsewhere and route.more):
-                            tries += 1
-                            log.warning(
-                                "upstream.failed",
-                                code=error.code,
-                                error=error.message,
-                                tries=tries,
-                                attempts=[*route.attempts],
-                            )
-                            await self._wait_for_next_try(error, tries)
+                            await self._wait(self._before_next_try(error, route))
                     if not route.more:
                         route.restart()
                     if not self._claimed.stream:
@@ -232,6 +212,20 @@ class Run:
         except Exception:  # the entry of a backend: a fault in it fails this response, with a trace in the log
             log.exception("job.failed")
             return _failed(FAULT)
+
+    def _before_place(self, error: UpstreamError) -> Pause:
+        if self._claimed.age_ms > self._tools.settings.max_queue_s * 1000:
+            raise error
+        return self._patience.before_place()
+
+    def _before_next_try(self, error: UpstreamError, route: Route) -> Pause:
+        """Raises *error* when there is no next try."""
+        tries = self._patience.tries + 1
+        log.warning("upstream.failed", code=error.code, error=error.message, tries=tries, attempts=[*route.attempts])
+        pause = self._patience.before_next_try(error, shown=self._shown)
+        if not pause.released:
+            log.info("upstream.retried", wait_s=round(pause.wait_s, 2), tries=tries)
+        return pause
 
     def _hold_to(self, request: Request, ending: Ending) -> Ending | list[Item]:
         """*ending*, a failed one when the answer does not meet the request's demands, or what is said to the model for
@@ -253,33 +247,6 @@ class Run:
         left_s = max(0.0, settings.max_foreground_s - self._claimed.age_ms / 1000)
         return min(left_s, settings.max_run_s), FOREGROUND_ADVICE.format(settings.max_foreground_s)
 
-    async def _history(self, request: Request) -> Sequence[StoredItem]:
-        """Everything the model is told: what was read of the conversation or chain, then the request's own items."""
-        own = _decode_items(self._claimed.items)
-        # The first link of a conversation's turn is the response itself: its block knows what was read.
-        newest = self._claimed.parent or (self._claimed.id if request.conversation else "")
-        if not newest:
-            return own
-        chain = await self._read_chain(newest, len(self._claimed.items) if request.conversation else 0)
-        if isinstance(chain, str):
-            reason = "is gone" if chain == "gone" else "is too long"
-            raise UpstreamError(f"The history of this response {reason}.", code="invalid_prompt")
-        if request.conversation:
-            chain = chain[:-2]
-        return [item for items in chain for item in _decode_items(items)] + own
-
-    async def _read_chain(self, newest: str, own_bytes: int) -> list[bytes] | Literal["gone", "long"]:
-        settings = self._tools.settings
-        while True:
-            try:
-                return await self._tools.responses.chain(
-                    newest, "", keep_s=settings.context_keep_s, max_links=settings.max_chain_links,
-                    max_bytes=settings.max_context_bytes + own_bytes,
-                )  # fmt: skip
-            except StoreUnavailable as error:  # nobody has seen anything yet: it can wait, within its deadline
-                log.warning("redis.unavailable", error=str(error))
-                await asyncio.sleep(STORE_RETRY_S)
-
     def _flush(self) -> Wait | None:
         if self._emitter.size_bytes > self._tools.settings.max_output_bytes:
             raise UpstreamError("The output is larger than this server's max_output_bytes.")
@@ -291,28 +258,10 @@ class Run:
             self._line.append(frames, count)
         return self._line.room if self._line.full else None
 
-    async def _wait_for_next_try(self, error: UpstreamError, tries: int) -> None:
-        """Wait, or give the response back for a long wait. Raises *error* when there is no next try."""
-        wait_s = random.uniform(0, min(LAST_WAIT_S, FIRST_WAIT_S * 2**tries))  # noqa: S311  # jitter
-        if error.retry_after_s is not None:
-            wait_s = min(error.retry_after_s + EARLY_S, MAX_RETRY_AFTER_S)
-        self._waited_s += wait_s
-        if self._shown or not error.retryable or tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
-            raise error
-        if wait_s > KEEP_SLOT_S:
-            await self._release("retry", delay_s=wait_s, tries=tries)
-        log.info("upstream.retried", wait_s=round(wait_s, 2), tries=tries)
-        await asyncio.sleep(wait_s)
-
-    async def _wait_for_a_place(self, error: UpstreamError, tries: int) -> None:
-        """All backends are at their limits: look again soon, and give the response back when that takes long."""
-        if self._claimed.age_ms > self._tools.settings.max_queue_s * 1000:
-            raise error
-        wait_s = random.uniform(*PLACE_WAIT_S)  # noqa: S311  # jitter
-        self._places_s += wait_s
-        if self._places_s > KEEP_SLOT_S:
-            await self._release("retry", delay_s=random.uniform(*PLACE_DELAY_S), tries=tries)  # noqa: S311  # jitter
-        await asyncio.sleep(wait_s)
+    async def _wait(self, pause: Pause) -> None:
+        if pause.released:
+            await self._release("retry", delay_s=pause.wait_s, tries=self._patience.tries)
+        await asyncio.sleep(pause.wait_s)
 
     async def _release(self, why: Literal["drain", "retry"], *, delay_s: float = 0.0, tries: int = 0) -> None:
         """Give the response back. Returns only when that was refused."""
