@@ -26,6 +26,8 @@ EXIT_CONFIG = 78
 EXIT_UNAVAILABLE = 69
 BACKLOG = 4096
 KEEPALIVE_S = 75
+LAST_ANSWERS_S = 1.0
+"""For telling those who wait that they wait in vain, behind a second signal."""
 
 log = structlog.get_logger()
 
@@ -67,7 +69,8 @@ def build(settings: Settings) -> web.Application:
 
 async def serve(settings: Settings) -> None:
     """Serve until a signal. Then new work is answered with 503, for ``drain_notice_s`` until nobody is let in any more, and
-    streams get ``drain_s`` to end; their clients resume elsewhere. A second signal cuts them at once."""
+    responses get ``drain_s`` to end. Then who waits for one gets a 503 that names it, and streams are cut; their clients
+    resume elsewhere. A second signal does both at once."""
     stopping, at_once = asyncio.Event(), asyncio.Event()
     app = build(settings)
 
@@ -93,5 +96,9 @@ async def serve(settings: Settings) -> None:
     if not settings.reuse_port:  # else the kernel gives new connections to the others as soon as we stop listening
         await asyncio.wait([hurry], timeout=settings.drain_notice_s)
     ending = asyncio.create_task(runner.cleanup())
+    await asyncio.wait([ending, hurry], timeout=settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+    app[STATE].leave()
     await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
+    if app[STATE].waits:
+        await asyncio.wait([ending], timeout=LAST_ANSWERS_S)
     hurry.cancel()

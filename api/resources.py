@@ -36,13 +36,15 @@ log = structlog.get_logger()
 
 
 class State:
-    """``draining`` once the process was told to stop: then a lost client is no hang-up."""
+    """``draining`` once the process was told to stop: then a lost client is no hang-up. ``leaving`` when that is over."""
 
     def __init__(self) -> None:
-        self.draining = False
+        self.draining = self.leaving = False
         self.spawned: set[asyncio.Task[Any]] = set()
         self.polls: set[Reader] = set()
         """Readers of long polls."""
+        self.waits: set[Reader] = set()
+        """Readers of foreground responses that are no streams."""
         self.noted: set[tuple[str, str]] = set()
         """Backend and parameter of what was logged as dropped."""
 
@@ -50,6 +52,12 @@ class State:
         """Nobody is kept waiting who can as well ask somebody else."""
         self.draining = True
         for reader in self.polls:
+            reader.miss()
+
+    def leave(self) -> None:
+        """What has not ended by now will not end here: whoever waits for that is told so."""
+        self.leaving = True
+        for reader in self.waits:
             reader.miss()
 
 

@@ -11,7 +11,7 @@ from api.relay import Severed
 from api.resources import ADMISSION, CANCELLER, HUB, RESPONSES, SETTINGS, STATE, spawn
 from shared.core.emitter import Ending
 from shared.core.lifecycle import TERMINAL
-from shared.errors import ApiError, NotFound, StoreUnavailable
+from shared.errors import ApiError, Leaving, NotFound, StoreUnavailable
 from shared.hub import Reader
 from shared.logs import bound
 from shared.store.rows import NewResponse, Snapshot
@@ -42,8 +42,22 @@ class Ended(NamedTuple):
 
 
 async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> Ended:
-    """The object of a foreground response, once it has ended. This process's inbox is on its record."""
-    loop = asyncio.get_running_loop()
+    """The object of a foreground response, once it has ended. This process's inbox is on its record.
+
+    Raises ``Leaving`` when the process ends before that.
+    """
+    state = app[STATE]
+    state.waits.add(reader)
+    try:
+        if state.leaving:
+            reader.miss()
+        return await _hear_end(app, response_id, tenant, reader)
+    finally:
+        state.waits.discard(reader)
+
+
+async def _hear_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> Ended:
+    loop, state = asyncio.get_running_loop(), app[STATE]
     deadline = loop.time() + app[SETTINGS].max_foreground_s + GRACE_S
     while True:
         heard = await reader.next(max(0.0, min(RECHECK_S, deadline - loop.time())))
@@ -60,7 +74,7 @@ async def wait_for_end(app: web.Application, response_id: str, tenant: str, read
             else:
                 snapshot = await app[RESPONSES].read(response_id, tenant)
         except StoreUnavailable as away:
-            if loop.time() >= deadline:
+            if loop.time() >= deadline or state.leaving:
                 raise
             log.warning("redis.unavailable", error=str(away))
             await asyncio.sleep(0.5)
@@ -69,10 +83,12 @@ async def wait_for_end(app: web.Application, response_id: str, tenant: str, read
             raise not_found(response_id)
         if snapshot.status in TERMINAL:
             return Ended(snapshot.object, snapshot.attempts)
+        if state.leaving:
+            raise Leaving(response_id, stored=snapshot.store)
 
 
 async def join(app: web.Application, response_id: str, tenant: str) -> Ended:
-    """The object of a foreground response that another call has created, once it has ended."""
+    """The object of a foreground response that another call has created, once it has ended. Raises ``Leaving``."""
     with app[HUB].listen(response_id) as reader:
         try:
             await app[RESPONSES].attend(response_id, tenant, app[HUB].process)
@@ -82,7 +98,7 @@ async def join(app: web.Application, response_id: str, tenant: str) -> Ended:
             if snapshot.status in TERMINAL:
                 return Ended(snapshot.object, snapshot.attempts)
             return await wait_for_end(app, response_id, tenant, reader)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Leaving):
             spawn(app, leave(app, response_id))
             raise
 
@@ -136,7 +152,8 @@ def progress_headers(snapshot: Snapshot) -> dict[str, str]:
 class submitted:  # used like a function
     """*new* in its queue, and a reader of it; False when its Idempotency-Key stands for another one meanwhile.
 
-    If the client goes while the block waits for a foreground response, it is cancelled.
+    If the client goes while the block waits for a foreground response, it is cancelled; and so it is if we go, and nobody
+    can ever ask for it.
     """
 
     __slots__ = ("_app", "_bound", "_listening", "_new")
@@ -163,7 +180,7 @@ class submitted:  # used like a function
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         gone = isinstance(error, asyncio.CancelledError | ConnectionResetError) and not isinstance(error, Severed)
-        if gone and not self._stays():
+        if (gone and not self._stays()) or (isinstance(error, Leaving) and self._lost()):
             spawn(self._app, withdraw(self._app, self._new))
         self._leave()
 
@@ -172,6 +189,11 @@ class submitted:  # used like a function
         app, new = self._app, self._new
         hangs_up = app[SETTINGS].foreground_hangup != "continue" and not app[STATE].draining
         return new.background or new.idempotency != NO_KEY or not hangs_up
+
+    def _lost(self) -> bool:
+        """Whether nobody can get its answer but the client that waits for it."""
+        new = self._new
+        return not new.store and new.idempotency == NO_KEY and self._app[SETTINGS].foreground_hangup != "continue"
 
     def _leave(self) -> None:
         self._listening.__exit__()

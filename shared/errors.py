@@ -12,7 +12,8 @@ RespoolError
 │   ├── ServerError          500  server_error
 │   ├── RateLimited          429  rate_limit_error / rate_limit_exceeded, with Retry-After
 │   └── Overloaded           503  service_unavailable_error / server_is_overloaded, with Retry-After
-│       └── NewerRecord      503  a newer version of this server has written what was asked for
+│       ├── NewerRecord      503  a newer version of this server has written what was asked for
+│       └── Leaving          503  this process ends before the response that its client waits for
 ├── UpstreamError            a backend failed; says how the response ends and whether another try may help
 ├── StoreUnavailable         Redis did not answer within its budget
 └── ConfigError              start-up stops; lists every mistake
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from shared.wire.responses import ErrorBody, ErrorCode
 
 NEWER_RETRY_AFTER_S = 2
+LEAVING_RETRY_AFTER_S = 1
 
 
 class RespoolError(Exception):
@@ -110,6 +112,20 @@ class NewerRecord(Overloaded):
     def __init__(self) -> None:
         message = "This was stored by a newer version of this server. Please retry: another process can read it."
         super().__init__(message, retry_after_s=NEWER_RETRY_AFTER_S)
+
+
+class Leaving(Overloaded):
+    """The process stops before a foreground response has ended. What is stored goes on without it."""
+
+    def __init__(self, response_id: str, *, stored: bool) -> None:
+        what = f"This server is shutting down, and response '{response_id}' has not ended yet."
+        how = (
+            f"It goes on, here after a restart or elsewhere: poll GET /v1/responses/{response_id} for its answer. "
+            "Sending the request again would run it twice, unless it has an Idempotency-Key."
+            if stored
+            else "It is not stored, so it cannot be polled. Please send the request again."
+        )
+        super().__init__(f"{what} {how}", retry_after_s=LEAVING_RETRY_AFTER_S)
 
 
 class UpstreamError(RespoolError):

@@ -37,7 +37,7 @@ from shared.store.tenants import Tenants
 REDIS_WAIT_S = 3.0
 LOADING_WAIT_S = 300.0  # reading a large append-only file
 READY_WAIT_S = 20.0
-STOP_MARGIN_S = 5.0  # beyond drain_s, then SIGKILL
+STOP_MARGIN_S = 5.0  # beyond drain_notice_s and drain_s, then SIGKILL
 VALKEY_STOP_S = 10.0
 POLL_S = 0.05
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel takes 107, on macOS 103
@@ -188,7 +188,7 @@ class Supervisor:
         ]
 
         async def drain() -> None:
-            limit_s = self._settings.drain_s + STOP_MARGIN_S
+            limit_s = self._settings.drain_notice_s + self._settings.drain_s + STOP_MARGIN_S
             await asyncio.gather(*(child.stop(limit_s, self._hurry) for child in children))
 
         stack.push_async_callback(drain)

@@ -1,0 +1,158 @@
+"""Clients that wait for an answer, and no stream, of a front end that is told to stop."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from fakes.upstream import hang
+from support.clients import Answer, RawClient
+from support.cluster import Cluster, chat_model, running
+from support.faults import (
+    WAIT_S,
+    NamedUpstream,
+    Watch,
+    check_left,
+    ended,
+    get,
+    read_on,
+    read_until,
+    streaming,
+    text_of,
+    then,
+    words,
+)
+
+RawMaker = Callable[[str], RawClient]
+SHORT_DRAIN = {"RESPOOL_DRAIN_S": "1", "RESPOOL_DRAIN_NOTICE_S": "0.1"}
+UNSTORED = "It is not stored, so it cannot be polled. Please send the request again."
+
+
+async def asked(raw: RawClient, text: str, key: str = "", **fields: Any) -> Answer:
+    headers = {"Idempotency-Key": key} if key else {}
+    return await raw.post("/v1/responses", json={"model": "tiny", "input": text, **fields}, headers=headers)
+
+
+def told(answer: Answer) -> tuple[str, str]:
+    """The id and the message of the 503."""
+    error = answer.json()["error"]
+    assert (answer.status, error["code"], error["type"]) == (503, "server_is_overloaded", "service_unavailable_error")
+    assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+    return error["message"].split("'")[1], error["message"]
+
+
+async def heard_by(cluster: Cluster, front_ends: int) -> None:
+    """Wait until the only response that runs has so many inboxes on its record."""
+    async with asyncio.timeout(WAIT_S):
+        (key,) = await cluster.redis.keys("rs:{00}:r:*")
+        while True:
+            inboxes = await cluster.redis.hget(key, "inboxes")
+            if len(inboxes.split()) == front_ends:
+                return
+            await asyncio.sleep(0.03)  # between two polls
+
+
+async def test_an_answer_that_comes_while_its_front_end_stops(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    gate = asyncio.Event()
+    upstream.plan("x", then(gate, "in time"))
+    async with running(config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        call = asyncio.create_task(asked(raw_client(front_end.origin), "x"))
+        await upstream.arrived("x")
+        front_end.send(signal.SIGTERM)
+        await front_end.logged("process.draining")
+        gate.set()
+        answer = await call
+        assert (answer.status, text_of(answer.json())) == (200, "in time")
+        assert await front_end.ended() == 0
+
+
+async def test_an_answer_that_does_not_come_before_everything_stops(
+    upstream: NamedUpstream, raw_client: RawMaker
+) -> None:
+    """As `respool up` stops: the worker gives the response back, and the client is told how to get it; so is who has asked
+    for the same by its key. It runs when there is a worker again."""
+    gate = asyncio.Event()
+    upstream.plan("x", [hang()], then(gate, "late"))
+    async with running(env=SHORT_DRAIN, config=chat_model(upstream.base_url), front_ends=2) as cluster:
+        (front_end, other), (worker,) = cluster.front_ends, cluster.workers
+        call = asyncio.create_task(asked(raw_client(front_end.origin), "x", "key"))
+        await upstream.arrived("x")
+        joined = asyncio.create_task(asked(raw_client(other.origin), "x", "key"))
+        await heard_by(cluster, 2)
+        for process in (front_end, other, worker):
+            process.send(signal.SIGTERM)
+        response_id, message = told(await call)
+        assert told(await joined) == (response_id, message)
+        assert f"poll GET /v1/responses/{response_id} for its answer" in message
+        assert [await process.ended() for process in (front_end, other, worker)] == [0] * 3
+        assert worker.find("response.released")
+        raw = raw_client((await cluster.start_front_end()).origin)
+        assert (await get(raw, response_id))["status"] == "in_progress"  # it has run before
+        gate.set()
+        await cluster.start_worker()
+        response = await ended(raw, response_id)
+        assert (text_of(response), response["status"]) == ("late", "completed")
+        assert (await asked(raw, "x", "key")).json() == response
+        assert await check_left(cluster.redis) == 1
+
+
+async def test_an_answer_that_goes_on_elsewhere(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """Only the front end stops: what is stored, or has a key, runs on without a break."""
+    gate = asyncio.Event()
+    upstream.plan("stored", then(gate, "late"))
+    upstream.plan("keyed", then(gate, "late"))
+    async with running(env=SHORT_DRAIN, config=chat_model(upstream.base_url), front_ends=2) as cluster:
+        stopping, other = cluster.front_ends
+        stored = asyncio.create_task(asked(raw_client(stopping.origin), "stored"))
+        keyed = asyncio.create_task(asked(raw_client(stopping.origin), "keyed", "key", store=False))
+        await upstream.arrived("stored")
+        await upstream.arrived("keyed")
+        stopping.send(signal.SIGTERM)
+        response_id, _ = told(await stored)
+        _, message = told(await keyed)
+        assert message.endswith(UNSTORED)
+        assert await stopping.ended() == 0
+        gate.set()
+        raw = raw_client(other.origin)
+        assert text_of(await ended(raw, response_id)) == "late"
+        assert text_of((await asked(raw, "keyed", "key", store=False)).json()) == "late"
+        assert [call.outcome for name in ("stored", "keyed") for call in upstream.calls_of(name)] == ["ended"] * 2
+
+
+async def test_an_answer_that_nobody_could_get_any_more_is_cancelled(
+    upstream: NamedUpstream, raw_client: RawMaker
+) -> None:
+    upstream.plan("x", [*words("one"), hang()])
+    async with running(env=SHORT_DRAIN, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        call = asyncio.create_task(asked(raw_client(front_end.origin), "x", store=False))
+        await upstream.arrived("x")
+        front_end.send(signal.SIGTERM)
+        _, message = told(await call)
+        assert message.endswith(UNSTORED)
+        await upstream.given_up("x")
+        assert await front_end.ended() == 0
+
+
+async def test_a_second_signal_tells_those_who_wait(upstream: NamedUpstream, raw_client: RawMaker) -> None:
+    """Although a stream is still open, which is cut."""
+    upstream.plan("x", [hang()])
+    upstream.plan("y", [*words("one"), hang()])
+    async with running(config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        raw = raw_client(front_end.origin)
+        call = asyncio.create_task(asked(raw, "x"))
+        await upstream.arrived("x")
+        async with streaming(raw, "y") as stream:
+            await read_until(stream, "response.output_text.delta")
+            front_end.send(signal.SIGTERM)
+            await front_end.logged("process.draining")
+            watch = Watch()
+            front_end.send(signal.SIGTERM)
+            response_id, _ = told(await call)
+            assert await read_on(stream) == []
+            assert await front_end.ended() == 0
+        assert watch.seconds < 10  # not the 30 s of drain_s
+        raw = raw_client((await cluster.start_front_end()).origin)
+        assert (await get(raw, response_id))["status"] == "in_progress"
