@@ -27,6 +27,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
+from shared.banner import banner, base_url, farewell
 from shared.children import Child
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
@@ -102,6 +103,7 @@ class Supervisor:
         else:
             log.info("process.draining", signal=number.name)
             self._ended.set_result(128 + number)
+            self._say(farewell(number, self._settings.drain_s) if self._up else "Stopping.")
 
     def _on_exit(self, child: Child, code: int) -> None:
         refused = code == 78 and child.runs == 1  # starting it again will not mend its configuration
@@ -273,12 +275,6 @@ def free_port(host: str, port: int) -> int:
         raise RespoolError(f"HOST: cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
-def base_url(host: str, port: int) -> str:
-    """How to reach the server from this machine."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-
-
 async def _ready(host: str, port: int) -> None:
     url, said = f"{base_url(host, port)}/ready", "nothing"
     try:
@@ -292,32 +288,3 @@ async def _ready(host: str, port: int) -> None:
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise RespoolError(f"no front end got ready within {READY_WAIT_S:g} s: {url} said {said}") from error
-
-
-def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
-    """What a person needs to know when everything is up."""
-    url = base_url(settings.host, port)
-    embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
-    redis = without_password(settings.redis_url) if settings.redis_url else embedded
-    named = sorted(
-        (name for name in settings.models if "*" not in name), key=lambda name: settings.models[name].dialect == "echo"
-    )
-    model = named[0] if named else "MODEL"
-    header, imports, key = "", "", '"none"'
-    if keyed:
-        header, imports, key = (
-            ' -H "Authorization: Bearer $RESPOOL_API_KEY"',
-            "import os; ",
-            'os.environ["RESPOOL_API_KEY"]',
-        )
-    return f"""
-  Respool answers on {url}
-  Redis   {redis}
-  Models  {", ".join(settings.models)}
-
-  curl {url}/v1/responses{header} -H 'Content-Type: application/json' -d '{{"model": "{model}", "input": "Hello"}}'
-
-  {imports}from openai import OpenAI
-  client = OpenAI(base_url="{url}/v1", api_key={key})
-  print(client.responses.create(model="{model}", input="Hello").output_text)
-"""

@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 
 from shared.errors import RespoolError
 from shared.operating import examine
-from shared.settings import ModelRow, Settings
-from shared.supervisor import banner, base_url, embedded_url, free_port, plan_valkey, valkey_binary
+from shared.supervisor import embedded_url, free_port, plan_valkey, valkey_binary
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20
@@ -51,7 +50,7 @@ logs.configure("info", "json", room="up")
 rooms = {{"api": [sys.executable, "-c", {API!r}], "worker": [sys.executable, "-c", {WORKER!r}]}}
 async def main():
     settings = load_settings(os.environ, None)
-    return await Supervisor(settings, os.environ, rooms=rooms, say=lambda text: print("banner", flush=True)).run()
+    return await Supervisor(settings, os.environ, rooms=rooms, say=lambda text: print("said", *text.split(), flush=True)).run()
 try:
     code = asyncio.run(main())
 except RespoolError as error:
@@ -91,7 +90,7 @@ class Up:
 
     async def pids(self) -> dict[str, int]:
         """Wait until everything is up; the children's pids."""
-        await self.text("banner")
+        await self.text("said Respool answers on")
         records = [json.loads(line) for line in self.lines if line.startswith("{")]
         return {record["child"]: record["pid"] for record in records if record["event"] == "child.started"}
 
@@ -197,6 +196,7 @@ async def test_a_signal_during_the_start(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         pid = await running.event("child.started", "valkey")
         running.process.terminate()
+        assert await running.text("said") == "said Stopping."
         assert await running.ended() == 143
         assert gone(pid)
 
@@ -275,31 +275,6 @@ def test_the_wheel_has_a_server() -> None:
     binary = valkey_binary()
     assert binary is not None
     assert plan_valkey(binary, Path("/d"), Path("/s"), "always")[0] == str(binary)
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:1"),
-        ("0.0.0.0", "http://127.0.0.1:1"),
-        ("::", "http://[::1]:1"),
-        ("a.b", "http://a.b:1"),
-    ],
-)
-def test_base_url(host: str, url: str) -> None:
-    assert base_url(host, 1) == url
-
-
-def test_banner() -> None:
-    models = {"echo": ModelRow(dialect="echo"), "*": ModelRow(dialect="chat"), "gpt": ModelRow(dialect="chat")}
-    text = banner(Settings(models=models, redis_url="redis://:secret@h/1"), 8080)
-    assert '"model": "gpt"' in text
-    assert 'api_key="none"' in text
-    assert "secret" not in text
-    keyed = banner(Settings(models={"echo": models["echo"]}), 8080, keyed=True)
-    assert "Bearer $RESPOOL_API_KEY" in keyed
-    assert 'os.environ["RESPOOL_API_KEY"]' in keyed
-    assert '"model": "echo"' in keyed
 
 
 async def told_seal_key(data: Path, **environ: str) -> str:

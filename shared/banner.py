@@ -1,0 +1,49 @@
+"""What `respool up` tells people, beside its logs."""
+
+import signal
+from pathlib import Path
+
+from shared.settings import Settings, without_password
+
+
+def base_url(host: str, port: int) -> str:
+    """How to reach the server from this machine."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
+    """What a person needs to know when everything is up."""
+    url = base_url(settings.host, port)
+    embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
+    redis = without_password(settings.redis_url) if settings.redis_url else embedded
+    named = sorted(
+        (name for name in settings.models if "*" not in name), key=lambda name: settings.models[name].dialect == "echo"
+    )
+    model = named[0] if named else "MODEL"
+    header, imports, key = "", "", '"none"'
+    if keyed:
+        header, imports, key = (
+            ' -H "Authorization: Bearer $RESPOOL_API_KEY"',
+            "import os; ",
+            'os.environ["RESPOOL_API_KEY"]',
+        )
+    return f"""
+  Respool answers on {url}
+  Redis   {redis}
+  Models  {", ".join(settings.models)}
+
+  curl {url}/v1/responses{header} -H 'Content-Type: application/json' -d '{{"model": "{model}", "input": "Hello"}}'
+
+  {imports}from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key={key})
+  print(client.responses.create(model="{model}", input="Hello").output_text)
+"""
+
+
+def farewell(number: signal.Signals, drain_s: float) -> str:
+    """What a person needs to know when it stops. Behind a terminal's ``^C`` it begins on a line of its own."""
+    what = f"Stopping: running responses get up to {drain_s:g} s to end."
+    if number == signal.SIGINT:
+        return f"\n{what} Press Ctrl-C again to stop at once."
+    return f"{what} A second signal stops at once."

@@ -1,0 +1,75 @@
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.banner import banner, base_url, farewell
+from shared.settings import ModelRow, Settings
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 30
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("a.b", "http://a.b:1"),
+    ],
+)
+def test_base_url(host: str, url: str) -> None:
+    assert base_url(host, 1) == url
+
+
+def test_banner() -> None:
+    models = {"echo": ModelRow(dialect="echo"), "*": ModelRow(dialect="chat"), "gpt": ModelRow(dialect="chat")}
+    text = banner(Settings(models=models, redis_url="redis://:secret@h/1"), 8080)
+    assert '"model": "gpt"' in text
+    assert 'api_key="none"' in text
+    assert "secret" not in text
+    keyed = banner(Settings(models={"echo": models["echo"]}), 8080, keyed=True)
+    assert "Bearer $RESPOOL_API_KEY" in keyed
+    assert 'os.environ["RESPOOL_API_KEY"]' in keyed
+    assert '"model": "echo"' in keyed
+
+
+def test_farewell() -> None:
+    assert farewell(signal.SIGTERM, 0.5) == (
+        "Stopping: running responses get up to 0.5 s to end. A second signal stops at once."
+    )
+
+
+async def line_with(stream: asyncio.StreamReader, text: bytes) -> bytes:
+    async for line in stream:
+        if text in line:
+            return line
+    raise AssertionError(f"it ended without saying {text!r}")
+
+
+async def test_what_up_says_stands_beside_its_logs(tmp_path: Path) -> None:
+    """From the banner to the end, with Ctrl-C twice."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shared.cli", "up", "--port", "0", cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "RESPOOL_DATA_DIR": str(tmp_path), "LOG_FORMAT": "console", "RESPOOL_DRAIN_NOTICE_S": "60"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(LIMIT_S):
+            await line_with(process.stderr, b"print(client.responses.create")
+            process.send_signal(signal.SIGINT)
+            line = await line_with(process.stderr, b"Stopping")
+            process.send_signal(signal.SIGINT)
+            logs, rest = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert line == b"Stopping: running responses get up to 30 s to end. Press Ctrl-C again to stop at once.\n"
+    assert (process.returncode, rest) == (130, b"")
+    assert b"process.draining" in logs
+    assert b"Stopping" not in logs
