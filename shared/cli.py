@@ -108,6 +108,7 @@ def worker(**options: object) -> None:
 
 @cli.command()
 @_config
+@_data
 @click.option("--model", metavar="NAME", help="Only this model: a few tiny calls show how its answers fit its profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(as_json: bool, model: str | None, **options: object) -> int:

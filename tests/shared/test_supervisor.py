@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from shared.checkup import Row
+from shared.checkup import examine as check
 from shared.errors import RespoolError
 from shared.operating import examine
 from shared.supervisor import embedded_url, free_port, plan_valkey, valkey_binary
@@ -258,6 +260,38 @@ async def test_the_doctor_looks_at_the_embedded_valkey(tmp_path: Path) -> None:
         await running.pids()
         found = await examine({"RESPOOL_DATA_DIR": str(tmp_path)})
         assert [each.what for each in found] == ["no_workers", "no_front_ends"]  # the stand-ins do not sign
+
+
+async def checked(data: Path) -> Row:
+    """What `respool check` says of Redis."""
+    (row,) = [row for row in await check({"RESPOOL_DATA_DIR": str(data)}) if row.part == "redis"]
+    return row
+
+
+async def test_check_looks_at_the_embedded_valkey_while_it_runs(tmp_path: Path) -> None:
+    said = f"not checked: no REDIS_URL, so `respool up` starts the embedded Valkey in {tmp_path}"
+    assert await checked(tmp_path) == Row("redis", "ok", said)
+    async with up(tmp_path) as running:
+        pids = await running.pids()
+        assert await checked(tmp_path) == Row("redis", "ok", f"the embedded Valkey that runs in {tmp_path}")
+        async with Redis.from_url(await redis_url(running)) as client:
+            await client.config_set("maxmemory-policy", "allkeys-lru")
+        warned = await checked(tmp_path)
+        assert warned.state == "warning"
+        assert "noeviction" in warned.message
+        running.process.kill()
+        assert gone(pids["valkey"])
+    assert embedded_url(str(tmp_path)) is not None  # its socket is left
+    assert await checked(tmp_path) == Row("redis", "ok", said)
+
+
+async def test_check_says_that_the_embedded_valkey_is_silent(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        pids = await running.pids()
+        os.kill(pids["valkey"], signal.SIGSTOP)
+        silent = await checked(tmp_path)
+    assert silent.state == "unreachable"
+    assert silent.message.startswith(f"the embedded Valkey that runs in {tmp_path} does not answer")
 
 
 def test_a_busy_port_is_told() -> None:
