@@ -45,6 +45,8 @@ class State:
         """Readers of long polls."""
         self.waits: set[Reader] = set()
         """Readers of foreground responses that are no streams."""
+        self.streams: set[asyncio.Task[Any]] = set()
+        """Tasks that send one."""
         self.noted: set[tuple[str, str]] = set()
         """Backend and parameter of what was logged as dropped."""
 
@@ -55,10 +57,12 @@ class State:
             reader.miss()
 
     def leave(self) -> None:
-        """What has not ended by now will not end here: whoever waits for that is told so."""
+        """What has not ended by now will not end here: whoever waits for that is told so, and streams are cut."""
         self.leaving = True
         for reader in self.waits:
             reader.miss()
+        for task in self.streams:
+            task.cancel()
 
 
 STATE = web.AppKey("state", State)

@@ -135,7 +135,8 @@ async def _stream_new(
 async def _relay(
     request: web.Request, stream: EventStream, follower: Follower, reader: Reader, *, read_log: bool
 ) -> web.StreamResponse:
-    ended = False
+    ended, streams = False, request.app[STATE].streams
+    streams.add(request.task)
     try:
         async with contextlib.aclosing(follower.follow(reader, stream.push, read_log=read_log)) as frames:
             async for each in frames:
@@ -145,6 +146,7 @@ async def _relay(
     except (Gone, StoreUnavailable):
         raise Severed("it cannot go on here") from None
     finally:
+        streams.discard(request.task)
         if not ended:
             stream.cut()  # whatever it was: no other answer can follow what was sent
             spawn(request.app, follower.leave())

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from fakes.upstream import hang
 from support.clients import Answer, RawClient
 from support.cluster import Cluster, chat_model, running
@@ -133,6 +135,23 @@ async def test_an_answer_that_nobody_could_get_any_more_is_cancelled(
         assert message.endswith(UNSTORED)
         await upstream.given_up("x")
         assert await front_end.ended() == 0
+
+
+@pytest.mark.parametrize("drain_s", ["0", "3"])
+async def test_a_stream_is_cut_when_the_time_is_over(
+    upstream: NamedUpstream, raw_client: RawMaker, drain_s: str
+) -> None:
+    upstream.plan("x", [*words("one"), hang()])
+    async with running(env=SHORT_DRAIN | {"RESPOOL_DRAIN_S": drain_s}, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        async with streaming(raw_client(front_end.origin), "x") as stream:
+            await read_until(stream, "response.output_text.delta")
+            watch = Watch()
+            front_end.send(signal.SIGTERM)
+            assert await read_on(stream) == []
+            assert await front_end.ended() == 0
+        assert float(drain_s) <= watch.seconds < float(drain_s) + 2.5
+        assert not cluster.workers[0].find("response.settled")  # the client is gone, but did not hang up
 
 
 async def test_a_second_signal_tells_those_who_wait(upstream: NamedUpstream, raw_client: RawMaker) -> None:
