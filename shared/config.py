@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
+import yarl
 
 from shared.core.profiles import Profile
 from shared.errors import ConfigError
@@ -18,6 +19,7 @@ from shared.settings_table import describe, type_name
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 MIN_SEAL_KEY_CHARS = 32
+_HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 OF_THE_MODEL = ("name", "channel", "created", "owned_by", "context_tokens", "backends")
 
 
@@ -237,9 +239,9 @@ class _Loader:
 
     def address(self, url: str, path: str) -> None:
         parts = _split(url)
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts is None or parts.scheme not in ("http", "https") or not _can_be_asked(url):
             self.problems.append(f"{path}: must be an address such as http://127.0.0.1:8000/v1")
-        elif parts.query or parts.fragment or parts.username is not None:
+        elif "?" in url or "#" in url or parts.username is not None:
             self.problems.append(f"{path}: must not hold a user, a key, a query or a fragment")
 
     def check(self, settings: Settings) -> None:
@@ -269,6 +271,15 @@ def _split(url: str) -> SplitResult | None:
         return None if parts.port == 0 else parts
     except ValueError:
         return None
+
+
+def _can_be_asked(url: str) -> bool:
+    """Whether *url* goes into a request as it is, and its host can be looked up."""
+    try:
+        host = yarl.URL(url).raw_host or ""
+    except ValueError:
+        return False
+    return url.isprintable() and url == url.strip() and (":" in host or bool(_HOST.fullmatch(host)))
 
 
 def _is_redis_url(url: str) -> bool:

@@ -123,6 +123,29 @@ def test_mistakes(environ: dict[str, str], toml: str, path: str) -> None:
     assert [problem.partition(": ")[0] for problem in problems(environ, toml)] == [path]
 
 
+ADDRESSES = [
+    "localhost:8000", "ftp://h/v1", "http:///v1", "http://h:0/v1", "http://h:99999/v1", "http://u@h/v1", "http://h/v1?a=b",
+    "http://h/v1?", "http://h/v1#", "http://foo bar/v1", "http://h/v1 ", " http://h/v1", "http://h\n/v1", "http://a\0b/v1",
+    "http://a..b/v1", "http://.a/v1", "https://./v1", "http://h\u200b/v1", "http://h\\b/v1", "http://a%20b/v1", "http://{h}/v1",
+    f"http://{'a' * 64}/v1", f"http://{'ü' * 60}.example/v1", f"http://{'a.' * 127}/v1", "http://[::1/v1", "http://[::x]/v1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_what_is_no_address_of_a_backend(address: str) -> None:
+    """Each would fail every response, some with a traceback."""
+    assert [problem.partition(": ")[0] for problem in problems({"OPENAI_BASE_URL": address})] == ["OPENAI_BASE_URL"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://h", "HTTPS://H:8443/a b/%/v1", "http://a_b-c.internal./v1", "http://bücher.example/v1", "http://127.0.0.1:8001/v1",
+     "http://[::1]:8001/v1", "http://[fe80::1%eth0]:8001/v1", f"http://{'a' * 63}.b/v1"],
+)  # fmt: skip
+def test_addresses_of_backends(address: str) -> None:
+    assert load_settings({"OPENAI_BASE_URL": address}, None).models["*"].base_url == address
+
+
 @given(st.binary(max_size=60))
 def test_no_file_breaks_the_loader(toml: bytes) -> None:
     with suppress(ConfigError):  # and nothing else
