@@ -37,13 +37,14 @@ class Inbox(Line):
     async def watch(self, silence_s: float, answer_s: float) -> NoReturn:
         """Until it is lost: who said nothing for *silence_s* is asked, and has *answer_s* to answer. Raises redis-py's
         ``ConnectionError``, or ``TimeoutError``."""
-        while True:
+        while not self._lost.done():
             left_s = self._heard + silence_s - self._loop.time()
             if left_s <= 0:
                 async with asyncio.timeout(answer_s):
                     await self.send(pack("PING"))
-            elif (await asyncio.wait([self._lost], timeout=left_s))[0]:
-                raise self._fault or RedisConnectionError("The connection to Redis was lost")
+            else:
+                await asyncio.wait([self._lost], timeout=left_s)
+        raise self._fault or RedisConnectionError("The connection to Redis was lost")
 
 
 async def subscribe(pool: ConnectionPool, channel: str, on_message: OnMessage) -> Inbox:

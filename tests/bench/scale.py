@@ -140,7 +140,7 @@ async def chains_flat(bench: Bench) -> Sequence[Line]:
         newest = await turn(newest)
         if number in lengths:
             ends.append(newest)
-    costs, rounds = [0.0] * len(ends), 1 if bench.quick else 20
+    costs, rounds = [0.0] * len(ends), 4 if bench.quick else 20
     for _ in range(rounds):
         for place, end in enumerate(ends):
             meter = Meter(bench)
