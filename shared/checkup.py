@@ -55,7 +55,7 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
     except ConfigError as error:
         return [Row("configuration", "error", problem) for problem in error.problems]
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
-    rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys")]
+    rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys in it")]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
         if model is not None:
             row = settings.models.get(model) or find_model(settings.models, model)

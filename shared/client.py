@@ -158,12 +158,13 @@ class Stream:
                         error = f"HTTP {reply.status}"
             except (aiohttp.ClientError, TimeoutError, LineTooLong) as cut:
                 error = str(cut) or "timeout"
-            retries = retries + 1 if self.after == before else 0
-            if retries > RETRIES and not self._done:
+            retries = retries + 1 if self.after == before and not self._done else 0
+            if retries == 1:
+                click.echo(f"the stream was cut ({error}): trying again ...", err=True)
+            if retries > RETRIES:
                 self._screen.end_line()
-                remedy = f"respool watch {self.response_id}" + (
-                    f" --after {self.after}" if self.after is not None else ""
-                )
+                behind = "" if self.after is None else f" --after {self.after}"
+                remedy = f"respool watch {self.response_id}{behind} --url {self._client.url}"
                 raise Unreachable(f"the stream was lost ({error}); the response may still run, go on with: {remedy}")
             pause_s = min(self._client.first_pause_s * 2 ** max(retries - 1, 0), LONGEST_PAUSE_S)
         self._screen.end_line()
@@ -221,6 +222,8 @@ async def _check(reply: aiohttp.ClientResponse) -> None:
 @asynccontextmanager
 async def connect(url: str, key: str | None) -> AsyncIterator[Client]:
     """A client for the server at *url*, with or without ``/v1`` at its end."""
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url (RESPOOL_URL) is {url}: it begins with http:// or https://")
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:

@@ -123,7 +123,10 @@ def revoke_key(name: str, **options: object) -> None:
     last = asyncio.run(revoke(environ_of(**options), name))
     click.echo(f"revoked {name}", err=True)
     if last:
-        click.echo("It was the last one: on loopback, everybody is served without a key now.", err=True)
+        click.echo(
+            "It was the last one: a server on loopback serves everybody without a key now, any other serves nobody.",
+            err=True,
+        )
 
 
 COMMANDS = (doctor, requeue, drain, keys)

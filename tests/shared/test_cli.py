@@ -162,7 +162,7 @@ async def test_a_server_that_is_coming_up_again_is_waited_for() -> None:
 
 async def test_retries_without_progress_are_bounded() -> None:
     server = Server(send(*EVENTS[:3]), send())
-    with pytest.raises(Unreachable, match=f"respool watch {ID} --after 2"):
+    with pytest.raises(Unreachable, match=f"respool watch {ID} --after 2 --url http://127.0.0.1:"):
         await ask(server)
     assert len(server.asked) == 1 + RETRIES + 1
 
@@ -254,7 +254,8 @@ async def test_ctrl_c(background: bool) -> None:
         (["--nope"], 2, "No such option"),
         (["get"], 2, "Missing argument"),
         (["get", ID, "--url", "http://127.0.0.1:1"], 69, "start one with `respool up`"),
-        (["up", "--host", "0.0.0.0"], 78, "no keys are configured"),
+        (["get", ID, "--url", "127.0.0.1:1"], 2, "it begins with http:// or https://"),
+        (["up", "--host", "0.0.0.0", "--port", "0"], 78, "no keys are configured"),
         (["up", "--config", "/nowhere"], 78, "RESPOOL_CONFIG: /nowhere cannot be read"),
         (["up", "--redis-url", "unix:///nowhere", "--port", "0"], 69, "unix:///nowhere does not answer"),
         (["check", "--redis-url", "unix:///nowhere"], 69, "unix:///nowhere does not answer"),
@@ -262,8 +263,14 @@ async def test_ctrl_c(background: bool) -> None:
     ],
 )
 def test_exit_codes(
-    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # the data of a `respool up` in this checkout are nobody's here
     for name in ("RESPOOL_CONFIG", "OPENAI_BASE_URL", "OPENAI_API_KEY", *CONVENTIONAL.values()):
         monkeypatch.delenv(name, raising=False)
     assert run(arguments) == code
