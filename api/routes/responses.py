@@ -135,9 +135,11 @@ async def _stream_new(
 async def _relay(
     request: web.Request, stream: EventStream, follower: Follower, reader: Reader, *, read_log: bool
 ) -> web.StreamResponse:
-    ended, streams = False, request.app[STATE].streams
-    streams.add(request.task)
+    ended, state = False, request.app[STATE]
+    state.streams.add(request.task)
     try:
+        if state.leaving:
+            raise Severed("this process ends")
         async with contextlib.aclosing(follower.follow(reader, stream.push, read_log=read_log)) as frames:
             async for each in frames:
                 await stream.write(each)
@@ -146,7 +148,7 @@ async def _relay(
     except (Gone, StoreUnavailable):
         raise Severed("it cannot go on here") from None
     finally:
-        streams.discard(request.task)
+        state.streams.discard(request.task)
         if not ended:
             stream.cut()  # whatever it was: no other answer can follow what was sent
             spawn(request.app, follower.leave())
