@@ -51,6 +51,8 @@ async def subscribe(pool: ConnectionPool, channel: str, on_message: OnMessage) -
     """A subscription to *channel* of the server of *pool*; whoever has it aborts it."""
     inbox = await dial(pool, lambda answer_s: Inbox(on_message, answer_s))
     try:
+        if not inbox.open:  # what is asked now, nobody would answer or give up
+            raise RedisConnectionError("The connection to Redis was lost")
         await inbox.send(pack("SUBSCRIBE", channel))
     except BaseException:
         inbox.abort()
