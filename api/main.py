@@ -82,7 +82,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop)
     runner = Runner(
         app, handler_cancellation=True, auto_decompress=False, access_log=None, keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=settings.drain_s,
+        shutdown_timeout=max(settings.drain_s, LAST_ANSWERS_S),  # aiohttp takes 0 for no limit
     )  # fmt: skip
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=settings.reuse_port or None)

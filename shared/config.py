@@ -221,7 +221,7 @@ class _Loader:
     def default_models(self) -> dict[str, ModelRow]:
         """Without models in the file: whatever ``OPENAI_*`` names, and always ``echo``."""
         rows = {"echo": ModelRow(dialect="echo", backend="echo")}
-        base_url, key = self.environ.get("OPENAI_BASE_URL", "").rstrip("/"), self.key("OPENAI_API_KEY")
+        base_url, key = self.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/"), self.key("OPENAI_API_KEY")
         if base_url:
             self.address(base_url, "OPENAI_BASE_URL")
             key_env = "OPENAI_API_KEY" if key else ""

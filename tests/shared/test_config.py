@@ -125,7 +125,7 @@ def test_mistakes(environ: dict[str, str], toml: str, path: str) -> None:
 
 ADDRESSES = [
     "localhost:8000", "ftp://h/v1", "http:///v1", "http://h:0/v1", "http://h:99999/v1", "http://u@h/v1", "http://h/v1?a=b",
-    "http://h/v1?", "http://h/v1#", "http://foo bar/v1", "http://h/v1 ", " http://h/v1", "http://h\n/v1", "http://a\0b/v1",
+    "http://h/v1?", "http://h/v1#", "http://foo bar/v1", "http://h\n/v1", "http://a\0b/v1",
     "http://a..b/v1", "http://.a/v1", "https://./v1", "http://h\u200b/v1", "http://h\\b/v1", "http://a%20b/v1", "http://{h}/v1",
     f"http://{'a' * 64}/v1", f"http://{'ü' * 60}.example/v1", f"http://{'a.' * 127}/v1", "http://[::1/v1", "http://[::x]/v1",
 ]  # fmt: skip
@@ -186,6 +186,7 @@ def test_secrets_from_files(tmp_path: Path) -> None:
     [
         ({}, {"echo"}, None, None),
         ({"OPENAI_BASE_URL": "http://h/v1/"}, {"echo", "*"}, "http://h/v1", "generic"),
+        ({"OPENAI_BASE_URL": " http://h/v1/\r\n"}, {"echo", "*"}, "http://h/v1", "generic"),
         ({"OPENAI_API_KEY": "k"}, {"echo", "*"}, "https://api.openai.com/v1", "openai"),
         ({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h/v1"}, {"echo", "*"}, "http://h/v1", "generic"),
     ],
