@@ -180,20 +180,22 @@ class submitted:  # used like a function
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         gone = isinstance(error, asyncio.CancelledError | ConnectionResetError) and not isinstance(error, Severed)
-        if (gone and not self._stays()) or (isinstance(error, Leaving) and self._lost()):
+        if (gone and not self._stays()) or (isinstance(error, Leaving | StoreUnavailable) and self._lost()):
             spawn(self._app, withdraw(self._app, self._new))
         self._leave()
 
     def _stays(self) -> bool:
-        """Whether it goes on without its client. Who has sent a key can come back."""
-        app, new = self._app, self._new
-        hangs_up = app[SETTINGS].foreground_hangup != "continue" and not app[STATE].draining
-        return new.background or new.idempotency != NO_KEY or not hangs_up
+        """Whether it goes on without its client. Who has sent a key can come back; whom we leave can poll what is stored."""
+        return self._is_wanted() or (self._app[STATE].draining and self._new.store)
 
     def _lost(self) -> bool:
         """Whether nobody can get its answer but the client that waits for it."""
+        return not (self._is_wanted() or self._new.store)
+
+    def _is_wanted(self) -> bool:
+        """Whether it was asked for in a way that does not depend on its connection."""
         new = self._new
-        return not new.store and new.idempotency == NO_KEY and self._app[SETTINGS].foreground_hangup != "continue"
+        return new.background or new.idempotency != NO_KEY or self._app[SETTINGS].foreground_hangup == "continue"
 
     def _leave(self) -> None:
         self._listening.__exit__()

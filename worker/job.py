@@ -106,8 +106,9 @@ class Run:
         """Stop the work. The first reason counts, but nothing is stronger than ``lost``."""
         if self._reason is None or reason == "lost":
             self._reason = reason
-            if self._work is not None:
-                self._work.cancel()
+            work, self._work = self._work, None
+            if work is not None:
+                work.cancel()  # once: it is taken back once
 
     def _refused(self, refusal: Refusal) -> None:
         self.stop(refusal)

@@ -152,13 +152,17 @@ async def chains_flat(bench: Bench) -> Sequence[Line]:
         (cost - before) / (length - shorter)
         for (before, cost), (shorter, length) in zip(pairwise(costs), pairwise(lengths), strict=True)
     ]
+    polls = [await _cpu(bench, _polling(end)) for end in ends]
     name = f"CPU of a turn per turn before it, from 50 to {lengths[2]}, to that from 1 to 50"
-    return [Line(name, "x", each[1] / each[0], must=FLAT)]
+    return [
+        Line(name, "x", each[1] / each[0], must=FLAT),
+        _flat(f"CPU per poll of the last of 50 and of {lengths[2]} turns, to that of the first", polls),
+    ]
 
 
 async def queue_flat(bench: Bench) -> Sequence[Line]:
     """CPU per create with a short queue, and behind 10,000 that wait; the worker is stopped meanwhile."""
-    few, waiting = (20, 200) if bench.quick else (500, 10_000)
+    few, waiting = (20, 200) if bench.quick else (250, 10_000)
     last = ""
 
     async def once(client: Client, _: str) -> float:

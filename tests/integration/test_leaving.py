@@ -154,6 +154,34 @@ async def test_a_stream_is_cut_when_the_time_is_over(
         assert not cluster.workers[0].find("response.settled")  # the client is gone, but did not hang up
 
 
+async def test_a_stream_that_nobody_could_get_any_more_is_cancelled(
+    upstream: NamedUpstream, raw_client: RawMaker
+) -> None:
+    upstream.plan("x", [*words("one"), hang()])
+    async with running(env=SHORT_DRAIN, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        async with streaming(raw_client(front_end.origin), "x", store=False) as stream:
+            await read_until(stream, "response.output_text.delta")
+            front_end.send(signal.SIGTERM)
+            assert await read_on(stream) == []
+        await upstream.given_up("x")
+        assert await front_end.ended() == 0
+
+
+async def test_a_body_that_does_not_come_keeps_no_front_end(upstream: NamedUpstream) -> None:
+    async with running(env=SHORT_DRAIN | {"RESPOOL_DRAIN_S": "0"}, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        host, port = front_end.origin.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/responses HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\nExpect: 100-continue\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"  # it waits for the body
+        writer.write(b'{"model"')
+        front_end.send(signal.SIGTERM)
+        assert await front_end.ended() == 0  # long before the 60 s of body_timeout_s
+        writer.close()
+
+
 async def test_a_second_signal_tells_those_who_wait(upstream: NamedUpstream, raw_client: RawMaker) -> None:
     """Although a stream is still open, which is cut."""
     upstream.plan("x", [hang()])

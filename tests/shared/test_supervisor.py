@@ -255,6 +255,21 @@ async def test_deep_folders_have_their_socket_elsewhere(tmp_path: Path) -> None:
         assert embedded_url(str(data)) is None
 
 
+def test_no_embedded_valkey_is_seen_in_the_folder_of_another_user(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "valkey.sock").touch()
+    run.chmod(0)
+    user = os.getuid()
+    try:
+        if user == 0:  # who may look everywhere
+            os.setreuid(65534, 0)
+        assert embedded_url(str(tmp_path)) is None
+    finally:
+        os.setreuid(user, user)
+        run.chmod(0o700)
+
+
 async def test_the_doctor_looks_at_the_embedded_valkey(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.pids()
