@@ -55,6 +55,11 @@ class Child:
         self._stopping = asyncio.Event()
         self._task = asyncio.create_task(self._keep())
 
+    @property
+    def pid(self) -> int | None:
+        """While it runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
     async def _keep(self) -> None:
         clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         while not self._stopping.is_set():

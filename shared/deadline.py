@@ -20,7 +20,8 @@ class Deadline:
         """It is so far from now."""
         self._when = self._loop.time() + seconds
         if self._timer is not None and self._timer.when() > self._when:
-            self.close()
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_at(self._when, self._look)
 
@@ -39,6 +40,12 @@ class Deadline:
             self._over()
 
     def close(self) -> None:
+        """For good: whoever made it is held no more, and is freed without the garbage collector."""
+        self._over = _nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _nothing() -> None:
+    pass

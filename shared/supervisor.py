@@ -31,9 +31,11 @@ from shared.banner import banner, base_url, farewell
 from shared.children import Child
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
+from shared.rewriting import FALLBACK, rewrite_gently
 from shared.settings import Settings, without_password
 from shared.store.redis import Store, connect
 from shared.store.tenants import Tenants
+from shared.tasks import end
 
 REDIS_WAIT_S = 3.0
 LOADING_WAIT_S = 300.0  # reading a large append-only file
@@ -149,7 +151,9 @@ class Supervisor:
             self._seal_key = _own_seal_key(data)
         child = Child("valkey", command, VALKEY_ENVIRON | dict(self._environ), self._on_exit, inherited=[lock])
         stack.push_async_callback(child.stop, VALKEY_STOP_S)
-        return f"unix://{quote(str(path))}"
+        url = f"unix://{quote(str(path))}"
+        stack.push_async_callback(end, asyncio.create_task(rewrite_gently(url, lambda: child.pid)))
+        return url
 
     async def _redis_answers(self, url: str) -> None:
         loop = asyncio.get_running_loop()
@@ -209,8 +213,7 @@ def plan_valkey(binary: Path, data: Path, path: Path, durability: str) -> list[s
     options = {
         "port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(data), "daemonize": "no",
         "appendonly": "yes", "appendfsync": durability, "save": "", "maxmemory-policy": "noeviction",
-        "auto-aof-rewrite-min-size": "256mb",  # the rewrite forks
-        "logfile": str(data / "valkey.log"), "loglevel": "warning",
+        "logfile": str(data / "valkey.log"), "loglevel": "warning", **FALLBACK,
     }  # fmt: skip
     return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 

@@ -137,7 +137,7 @@ class Run:
             except Exception:  # the entry of a job: a fault of ours must not end the worker; the lease decides
                 log.exception("job.failed")
             finally:
-                self._line.drop()
+                self._line.close()
 
     async def _execute(self) -> str:
         try:

@@ -171,6 +171,11 @@ class Line:
         while self.pending:
             self._count(-len(self.pending.popleft().frames))
 
+    def close(self) -> None:
+        """Its run has ended: it is told nothing more, held no more, and so freed without the garbage collector."""
+        self.drop()
+        self._on_refused = _tell_nobody
+
     def _count(self, size: int) -> None:
         self.size += size
         self._outbox.size += size
@@ -206,6 +211,10 @@ class Line:
             self._count(len(each.frames))
         self._outbox.push(self)
         return True
+
+
+def _tell_nobody(_: Refusal) -> None:
+    pass
 
 
 def _merge(parts: list[Part]) -> Part:

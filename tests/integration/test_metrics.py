@@ -96,7 +96,7 @@ async def test_without_redis_a_front_end_shows_its_own(raw_client: RawMaker) -> 
     async with running(workers=0) as cluster:
         raw = raw_client(cluster.front_ends[0].origin)
         await page_when(raw, lambda page: page.total("respool_processes") == 1)
-        await cluster.valkey.kill()
+        await cluster.kill_valkey()
         page = await read_page(raw)
         assert page.total("respool_processes") == 0
         assert len({one.labels["process"] for one in page.samples}) == 1

@@ -319,7 +319,7 @@ async def test_the_disk_is_full(upstream: NamedUpstream, cluster: Cluster, raw_c
     """New work is refused; outcomes are kept until they can be stored. (A limit on files fails writes as a full disk.)"""
     gate = asyncio.Event()
     upstream.plan("x", [*words("one "), *then(gate, "two")])
-    await cluster.valkey.kill()
+    await cluster.kill_valkey()
     valkey = await cluster.start_valkey("sh", "-c", 'trap "" XFSZ; exec "$@"', "sh")
     raw = raw_client(cluster.front_ends[0].origin)
     async with streaming(raw, "x") as stream:
@@ -349,7 +349,7 @@ async def test_redis_comes_back_with_nothing(upstream: NamedUpstream, cluster: C
     upstream.plan("x", [*words("one "), *then(gate, "two")])
     response = await create(raw, "x", stream=False)
     await upstream.arrived("x")
-    await cluster.valkey.kill()
+    await cluster.kill_valkey()
     for file in (cluster.folder / "appendonlydir").iterdir():
         file.unlink()
     await cluster.start_valkey()

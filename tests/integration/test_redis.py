@@ -54,7 +54,7 @@ async def test_redis_is_killed_and_restarted(upstream: NamedUpstream, cluster: C
         seen = await read_until(held, "response.output_text.delta")
         going = await read_until(busy, "response.output_text.delta", 20)
         await upstream.arrived("quiet")
-        await cluster.valkey.kill()
+        await cluster.kill_valkey()
         await cluster.front_ends[0].logged("hub.lost")
         await cluster.start_valkey()
         gate.set()
@@ -71,13 +71,14 @@ async def test_redis_is_killed_and_restarted(upstream: NamedUpstream, cluster: C
 
 async def lose(cluster: Cluster, saved: Path) -> None:
     """Redis dies and comes back as it was when *saved* was: a machine that lost its power, with appendfsync everysec."""
-    await cluster.valkey.kill()
+    await cluster.kill_valkey()
     shutil.rmtree(cluster.folder / "appendonlydir")
     shutil.copytree(saved, cluster.folder / "appendonlydir")
     await cluster.start_valkey()
 
 
-def save(cluster: Cluster) -> Path:
+async def save(cluster: Cluster) -> Path:
+    await cluster.written()
     return Path(shutil.copytree(cluster.folder / "appendonlydir", cluster.folder / "saved"))
 
 
@@ -87,7 +88,7 @@ async def test_redis_loses_its_last_second(upstream: NamedUpstream, cluster: Clu
     upstream.plan("x", [*words("one "), wait(gates[0]), send(chunk("two ")), *then(gates[1], "three")])
     async with streaming(raw, "x") as stream:
         seen = await read_until(stream, "response.output_text.delta")
-        saved = save(cluster)
+        saved = await save(cluster)
         gates[0].set()
         seen += await read_until(stream, "response.output_text.delta")
         await lose(cluster, saved)
@@ -114,7 +115,7 @@ async def test_redis_loses_that_a_worker_took_it(upstream: NamedUpstream, raw_cl
                 (response,) = [event["response"] for event in await read_until(opened, "response.created")]
         else:
             response = await create(raw, "x")
-        saved, record = save(cluster), f"{PREFIX}r:{response['id']}"
+        saved, record = await save(cluster), f"{PREFIX}r:{response['id']}"
         worker = await cluster.start_worker()
         await upstream.arrived("x")
         if stream:
@@ -138,7 +139,7 @@ async def test_nothing_accepted_is_lost(upstream: NamedUpstream, cluster: Cluste
     """Redis is killed right behind the answer to a create call, with nobody there to take the work."""
     await cluster.workers[0].terminate()
     made = [await create(raw, f"r{number}", stream=False) for number in range(20)]
-    await cluster.valkey.kill()
+    await cluster.kill_valkey()
     await cluster.start_valkey()
     await cluster.start_worker()
     for response in made:
@@ -148,7 +149,7 @@ async def test_nothing_accepted_is_lost(upstream: NamedUpstream, cluster: Cluste
 
 async def test_redis_is_away(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
     """New work is refused within the budget and with a hint; when Redis is back, so is everything else."""
-    await cluster.valkey.kill()
+    await cluster.kill_valkey()
     watch = Watch()
     answer = await raw.post("/v1/responses", json={"model": "tiny", "input": "refused"})
     assert (answer.status, answer.json()["error"]["code"]) == (503, "server_is_overloaded")
@@ -170,7 +171,7 @@ async def test_redis_is_away_for_longer_than_a_lease(upstream: NamedUpstream, ra
         async with streaming(raw_client(cluster.front_ends[0].origin), "x") as stream:
             seen = await read_until(stream, "response.output_text.delta")
             owner, other = await _runner_first(cluster)
-            await cluster.valkey.kill()
+            await cluster.kill_valkey()
             await cluster.front_ends[0].logged("redis.unavailable")  # after its patience of three seconds
             owner.send(signal.SIGSTOP)  # so that the other one looks before it can renew
             await cluster.start_valkey()
@@ -237,7 +238,8 @@ async def test_subscribers_are_cut_again_and_again(upstream: NamedUpstream, clus
             events.append(event)
             if len(events) % 5 == 0:
                 cuts += await cluster.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    for seen in (events, await other):
+        others = await other
+    for seen in (events, others):
         assert numbers_of(seen) == list(range(len(seen)))
         assert said(seen) == "".join(f"word{place} " for place in range(150))
     assert cuts > 5

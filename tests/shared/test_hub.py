@@ -7,8 +7,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from shared.deadline import Deadline
 from shared.hub import READER_BYTES, Heard, Hub, Reader
 from shared.store.responses import Responses
+from support.garbage import none_left
 from support.valkey import INBOX, TENANT, append, flush, new, object_of, rid, settle, started, submit
 
 WAIT_S = 5.0
@@ -59,6 +61,11 @@ async def test_every_reader_of_a_response_hears_its_events_in_order(hub: Hub, re
             assert await heard(reader) == (b"e", b"4", b"1", b"<4>")
             assert await heard(reader) == (b"z", b"5", b"1", b"<end>")
         assert await other.next(0) is None
+
+
+async def test_a_reader_is_freed_at_once(hub: Hub, responses: Responses) -> None:
+    with none_left(Reader, Deadline):
+        await running(hub, responses, 1)
 
 
 async def test_messages_that_overtake_the_reply_are_not_lost(hub: Hub, responses: Responses) -> None:

@@ -75,7 +75,7 @@ async def redis_restart() -> Row:
         for stream in streams:
             for _ in range(20):
                 await stream.get()
-        await it.cluster.valkey.kill()
+        await it.cluster.kill_valkey()
         await it.cluster.start_valkey()
         back_at = time.monotonic()
         waited = []

@@ -106,7 +106,7 @@ class Nemesis:
     async def redis_killed(self, fault: Fault) -> bool:
         async with self._redis_lock:
             valkey = self._world.cluster.valkey
-            await valkey.kill()
+            await self._world.cluster.kill_valkey()
             await asyncio.sleep(fault.lasts_s)
             await self._world.cluster.start_valkey()
             return valkey.child.returncode == -signal.SIGKILL

@@ -18,11 +18,12 @@ from shared.store.slots import Slots
 from shared.wire.items import Message, OutputText
 from shared.wire.requests import Request
 from shared.wire.responses import Response
+from support.garbage import none_left
 from support.valkey import PARTITION, TENANT, WORKER, rid, started
 from worker.backends.base import Backends, Call, Flush
 from worker.backends.places import Places
 from worker.job import FAULT, Run, Tools
-from worker.outbox import Outbox
+from worker.outbox import Line, Outbox
 from worker.ratios import Observer
 
 SETTINGS = load_settings({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, {})
@@ -76,6 +77,12 @@ async def execute(responses: Responses, outbox: Outbox, play: Play, *, stream: b
 async def test_an_answer_is_settled(responses: Responses, outbox: Outbox, stream: bool) -> None:
     response, status = await execute(responses, outbox, lambda emit, _: emit.text("Hello"), stream=stream)
     assert (status, response.error) == ("completed", None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_ran_is_freed_at_once(responses: Responses, outbox: Outbox, stream: bool) -> None:
+    with none_left(Run, Line, Emitter):
+        await execute(responses, outbox, lambda emit, _: emit.text("Hello"), stream=stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])
