@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from math import inf
+from statistics import median
 
 import msgspec
 from client import Client
@@ -140,17 +141,17 @@ async def chains_flat(bench: Bench) -> Sequence[Line]:
         newest = await turn(newest)
         if number in lengths:
             ends.append(newest)
-    costs, rounds = [0.0] * len(ends), 4 if bench.quick else 20
-    for _ in range(rounds):
-        for place, end in enumerate(ends):
+    rounds: list[list[float]] = [[] for _ in ends]
+    for _ in range(4 if bench.quick else 30):
+        for costs, end in zip(rounds, ends, strict=True):
             meter = Meter(bench)
             for _ in range(IN_A_ROW):
                 await turn(end)
-            costs[place] += meter.cpu_s() * 1000 / IN_A_ROW / rounds
+            costs.append(meter.cpu_s() * 1000 / IN_A_ROW)
     client.close()
     each = [
         (cost - before) / (length - shorter)
-        for (before, cost), (shorter, length) in zip(pairwise(costs), pairwise(lengths), strict=True)
+        for (before, cost), (shorter, length) in zip(pairwise(map(median, rounds)), pairwise(lengths), strict=True)
     ]
     polls = [await _cpu(bench, _polling(end)) for end in ends]
     name = f"CPU of a turn per turn before it, from 50 to {lengths[2]}, to that from 1 to 50"

@@ -17,7 +17,7 @@ if ARGV[2] ~= '' then
 end
 local more = math.min(3600, keep / 10) -- so that not every turn has to write to every link
 local most_links, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local links, size, origin = {}, 0, nil
+local items, last, size, origin = {}, 0, 0, nil -- outputs and inputs, newest first
 while id ~= '' do
   local key = P .. 'b:' .. id
   local b = redis.call('HMGET', key, 'parent', 'input', 'output', 'conversation', 'size', 'v')
@@ -25,8 +25,8 @@ while id ~= '' do
   if not b[1] then return {'gone'} end
   local input, output = b[2] or '[]', b[3] or redis.call('HGET', key, 'log') or '[]'
   size = size + #input + (b[5] or #output)
-  links[#links + 1] = {input, output}
-  if #links > most_links or size > most_bytes then return {'long'} end
+  items[last + 1], items[last + 2], last = output, input, last + 2
+  if last > 2 * most_links or size > most_bytes then return {'long'} end
   if keep > 0 then
     local ttl = redis.call('TTL', key)
     if ttl >= 0 and ttl < keep then redis.call('EXPIRE', key, whole(keep + more)) end
@@ -44,8 +44,5 @@ if origin then
   if keep > 0 then keep_conversation(conversation) end
 end
 local answer = {'ok', deleted, batches}
-for i = #links, 1, -1 do
-  answer[#answer + 1] = links[i][1]
-  answer[#answer + 1] = links[i][2]
-end
+for i = last, 1, -1 do answer[4 + last - i] = items[i] end
 return answer
