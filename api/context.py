@@ -97,6 +97,8 @@ async def _read_chain(parent: str, tenant: str, responses: Responses, settings: 
     )  # fmt: skip
     if chain == "gone":
         raise parent_not_found(parent)
+    if chain == "running":
+        raise parent_running(parent)
     if isinstance(chain, str):
         message = "The chain of previous responses is too long for this server. Start a new one."
         raise InvalidRequest(message, param="previous_response_id", code="context_length_exceeded")
@@ -121,6 +123,11 @@ async def _read_conversation(
 
 def parent_not_found(parent: str | None) -> InvalidRequest:
     message = f"Previous response with id '{parent}' not found."
+    return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
+
+
+def parent_running(parent: str) -> InvalidRequest:
+    message = f"Previous response with id '{parent}' has not ended yet. Wait for its end, then send this again."
     return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
 
 

@@ -17,11 +17,14 @@ from shared.keys import stored_keys
 from shared.models import find_model
 from shared.settings import ModelRow, Settings, without_password
 from shared.store.checks import inspect
-from shared.supervisor import embedded_url, valkey_binary
+from shared.supervisor import embedded_url, has_data, valkey_binary
 
 LIMIT_S = 10.0  # per backend, and for Redis
 PROBE_LIMIT_S = 500.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
+UNKNOWN_KEYS = (
+    "HOST: {} can be reached by others; `respool up` only starts if there are keys in {}, which was not looked into"
+)
 
 
 class Row(msgspec.Struct):
@@ -50,12 +53,14 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
     """All rows. Changes nothing, starts nothing. With *model* that one's backend alone, which gets a few tiny calls."""
     try:
         settings = load_settings(environ, read_config(environ))
-        if needs_stored_keys(settings):
-            check_exposure(settings, stored_keys=await _stored_keys(settings))
+        keyed = await _stored_keys(settings) if needs_stored_keys(settings) else True
+        check_exposure(settings, stored_keys=keyed is not False)
     except ConfigError as error:
         return [Row("configuration", "error", problem) for problem in error.problems]
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
     rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys in it")]
+    if keyed is None:
+        rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, settings.data_dir)))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
         if model is not None:
             row = settings.models.get(model) or find_model(settings.models, model)
@@ -90,11 +95,12 @@ async def _probe(environ: Mapping[str, str], model: str) -> list[Row]:
         return [Row("answer", "error", f"the calls could not be made (exit code {child.returncode})")]
 
 
-async def _stored_keys(settings: Settings) -> bool:
+async def _stored_keys(settings: Settings) -> bool | None:
+    """``None`` when they may lie in an embedded Valkey that is at rest."""
     try:
         return await stored_keys(settings)
     except (ConfigError, StoreUnavailable):  # told in the row about Redis
-        return False
+        return None if settings.redis_url is None and has_data(settings.data_dir) else False
 
 
 async def _redis(settings: Settings) -> list[Row]:

@@ -96,7 +96,7 @@ class Supervisor:
 
     def _check_new_data(self) -> None:
         """A new Valkey holds no keys, so only those of the configuration count."""
-        if self._settings.redis_url is None and not Path(self._settings.data_dir, "appendonlydir").exists():
+        if self._settings.redis_url is None and not has_data(self._settings.data_dir):
             check_exposure(self._settings)
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -260,6 +260,11 @@ def embedded_url(data_dir: str) -> str | None:
     path = Path(data_dir, "run", "valkey.sock").resolve()
     # Path.exists() would raise where the folder is another user's
     return f"unix://{quote(str(path))}" if os.access(path, os.F_OK) else None
+
+
+def has_data(data_dir: str) -> bool:
+    """Whether an embedded Valkey has run on this folder."""
+    return os.access(Path(data_dir, "appendonlydir"), os.F_OK)
 
 
 def free_port(host: str, port: int) -> int:

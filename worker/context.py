@@ -32,7 +32,7 @@ async def read_context(
     own_bytes = len(claimed.items) if request.conversation else 0
     chain = await _read_chain(newest, own_bytes, responses, settings)
     if isinstance(chain, str):
-        reason = "is gone" if chain == "gone" else "is too long"
+        reason = "is too long" if chain == "long" else "is gone"
         raise UpstreamError(f"The history of this response {reason}.", code="invalid_prompt")
     if request.conversation:
         chain = chain[:-2]
@@ -41,7 +41,7 @@ async def read_context(
 
 async def _read_chain(
     newest: str, own_bytes: int, responses: Responses, settings: Settings
-) -> list[bytes] | Literal["gone", "long"]:
+) -> list[bytes] | Literal["gone", "long", "running"]:
     while True:
         try:
             return await responses.chain(

@@ -222,7 +222,14 @@ class Run:
     def _before_next_try(self, error: UpstreamError, route: Route) -> Pause:
         """Raises *error* when there is no next try."""
         tries = self._patience.tries + 1
-        log.warning("upstream.failed", code=error.code, error=error.message, tries=tries, attempts=[*route.attempts])
+        log.warning(
+            "upstream.failed",
+            base_url=route.base_url,
+            code=error.code,
+            error=error.message,
+            tries=tries,
+            attempts=[*route.attempts],
+        )
         pause = self._patience.before_next_try(error, shown=self._shown)
         if not pause.released:
             log.info("upstream.retried", wait_s=round(pause.wait_s, 2), tries=tries)

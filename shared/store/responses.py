@@ -124,13 +124,13 @@ class Responses:
 
     async def chain(
         self, response_id: str, tenant: str, *, keep_s: int, max_links: int, max_bytes: int, starts_turn: bool = False
-    ) -> list[bytes] | Literal["gone", "long"]:
+    ) -> list[bytes] | Literal["gone", "long", "running"]:
         """JSON arrays of items, oldest first: what the oldest link read of a conversation, if it is in one, then input
         and output by turns, *response_id*'s own included."""
         args = response_id, tenant, keep_s, max_links, max_bytes, int(starts_turn)
         answer = await self._store.call("chain", partition_of(response_id), *args)
         if answer[0] != b"ok":
-            return cast(Literal["gone", "long"], answer[0].decode())
+            return cast(Literal["gone", "long", "running"], answer[0].decode())
         _, deleted, batches, *turns = answer
         turns[1::2] = await outputs_of(turns[1::2])
         return [*without(batches, [each.decode() for each in deleted]), *turns]

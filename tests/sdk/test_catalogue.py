@@ -212,7 +212,7 @@ async def broken(raw: RawClient, upstream: FakeUpstream) -> Answer:
 LATER: list[tuple[Do, int, str, str | None, str | None, str]] = [
     (child_of_deleted, 400, BAD, "previous_response_not_found", "previous_response_id", "^Previous response with id"),
     (child_of_unstored, 400, BAD, "previous_response_not_found", "previous_response_id", "^Previous response with id"),
-    (child_of_running, 400, BAD, "previous_response_not_found", "previous_response_id", "^Previous response with id"),
+    (child_of_running, 400, BAD, "previous_response_not_found", "previous_response_id", r"has not ended yet\. Wait for its end"),
     (
         locked, 400, BAD, "conversation_locked", "conversation",
         r"^Another process is currently operating on this conversation\. Please retry in a few seconds\.$",

@@ -383,9 +383,12 @@ def test_seal_keys_come_from_the_environment_and_are_long_enough() -> None:
 
 def test_the_example_file_loads() -> None:
     text = (ROOT / "deploy/respool.example.toml").read_text()
-    toml = re.sub(r"^# (\[\[keys\]\]|name = |tenant = |sha256 = )", r"\1", text, flags=re.MULTILINE).encode()
-    settings = load_settings({"OPENAI_API_KEY": "sk-1", "VLLM_API_KEY": "v", "ANTHROPIC_API_KEY": "a"}, toml)
+    assert load_settings({}, text.encode()).models
+    everything = re.sub(r"^# (\[|\w+ = )", r"\1", text, flags=re.MULTILINE).encode()
+    names = ["OPENAI_API_KEY", "VLLM_API_KEY", "ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY"]
+    settings = load_settings(dict.fromkeys(names, "sk-1"), everything)
     assert {row.dialect for row in settings.models.values()} == {"anthropic", "chat", "echo"}
+    assert len(settings.models["shared"].targets) == 2
     assert settings.keys
 
 

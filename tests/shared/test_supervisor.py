@@ -339,3 +339,15 @@ def test_a_seal_key_is_made_once_and_only_for_the_embedded_valkey(tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o600
     assert Path(asyncio.run(told_seal_key(tmp_path / "data"))).read_text() == key
     assert asyncio.run(told_seal_key(tmp_path / "data", RESPOOL_SEAL_KEY="k" * 32)) == "None"
+
+
+async def test_check_does_not_refuse_what_keys_in_a_valkey_at_rest_may_allow(tmp_path: Path) -> None:
+    async def states() -> list[str]:
+        rows = await check({"RESPOOL_DATA_DIR": str(tmp_path), "HOST": "0.0.0.0"})
+        return [row.state for row in rows if row.part == "configuration"]
+
+    assert await states() == ["error"]  # a new one has none
+    async with up(tmp_path) as running:
+        await running.pids()
+        assert await states() == ["error"]  # one that runs is asked
+    assert await states() == ["ok", "warning"]

@@ -18,7 +18,7 @@ from shared.errors import StoreUnavailable, UpstreamError
 from shared.metrics import CALLS, labelled
 from shared.models import find_model
 from shared.seal import Sealer
-from shared.settings import ModelRow
+from shared.settings import ModelRow, without_password
 from shared.wire.items import Item, StoredItem
 from shared.wire.requests import Request
 from worker.backends.health import Health, plan_order
@@ -108,6 +108,8 @@ class Route:
 
     def __init__(self, backends: Backends, targets: Sequence[ModelRow], call: Call, sticky: str) -> None:
         self.attempts: list[str] = []
+        self.base_url = ""
+        """Of the last one that was asked, as logs show it."""
         self._backends = backends
         self._targets = targets
         self._call = call
@@ -168,6 +170,7 @@ class Route:
     async def _ask(self, row: ModelRow, health: Health, emit: Emitter, flush: Flush) -> Ending:
         started, call = time.monotonic(), self._call
         health.asked()
+        self.base_url = without_password(row.base_url)
         outcome = "stopped"
         try:
             call = Call(call.request, self._fitting(row), row, call.request_id, call.state)

@@ -5,7 +5,7 @@
 -- ARGV: id of the newest link, tenant ('': the system itself asks), keep_s, max links, max bytes,
 --       1 to start a new turn
 -- -> {'ok', {id of a deleted item, ...}, {batch, ...}, input, output, input, output, ...} (all items are JSON arrays; the
---    deleted ones are still in the batches; an output may be packed, or in a packed log) | {'gone'} | {'long'}
+--    deleted ones are still in the batches; an output may be packed, or in a packed log) | {'gone'} | {'long'} | {'running'}
 local id, keep = ARGV[1], tonumber(ARGV[3])
 -- A deleted response's block may live on for younger turns: without its record nobody may start from it. A new turn
 -- (ARGV[6] = 1) only starts from one that is stored and has ended.
@@ -13,7 +13,8 @@ if ARGV[2] ~= '' then
   require_known(P .. 'r:' .. id)
   local v = redis.call('HMGET', P .. 'r:' .. id, 'tenant', 'store', 'status')
   if v[1] ~= ARGV[2] then return {'gone'} end
-  if ARGV[6] == '1' and (v[2] ~= '1' or not terminal(v[3])) then return {'gone'} end
+  if ARGV[6] == '1' and v[2] ~= '1' then return {'gone'} end
+  if ARGV[6] == '1' and not terminal(v[3]) then return {'running'} end
 end
 local more = math.min(3600, keep / 10) -- so that not every turn has to write to every link
 local most_links, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
