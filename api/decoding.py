@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
+from api.supported import supported
 from shared.errors import InvalidRequest
 
 MAX_TEXT_CHARS = 10_485_760
+MAX_SHOWN_CHARS = 80
 
 
 def decode(decoder: Any, data: bytes, prefix: str = "") -> Any:
@@ -17,22 +19,25 @@ def decode(decoder: Any, data: bytes, prefix: str = "") -> Any:
             data.decode()
         return decoder(data)
     except msgspec.ValidationError as error:
-        raise explain(str(error), prefix) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        message = f"We could not parse the JSON body of your request{f' at {prefix!r}' if prefix else ''}."
+        kind = getattr(getattr(decoder, "__self__", None), "type", None)  # of a ``Decoder.decode``
+        raise explain(str(error), prefix, kind) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"We could not parse the JSON body of your request{f' at {prefix!r}' if prefix else ''}: {error}."
         raise InvalidRequest(message, param=prefix or None) from None
 
 
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+_CHOICE = re.compile(r"Invalid (?:enum )?value (.*)", re.DOTALL)
 _TYPES = re.compile(r"Expected `(.*?)`(?:, got `(.*)`)?")
 
 
-def explain(text: str, prefix: str = "") -> InvalidRequest:
-    """msgspec's message as the API's error: ``missing_required_parameter``, ``invalid_type`` or ``invalid_value``."""
+def explain(text: str, prefix: str = "", kind: Any = None) -> InvalidRequest:
+    """msgspec's message about a *kind* as the API's error: ``missing_required_parameter``, ``invalid_type`` or
+    ``invalid_value``."""
     found = _PATH.match(text)
-    what, inner = (found.group(1), found.group(2) or "") if found else (text, "")
-    inner = inner.replace("[...]", "")
+    what, place = (found.group(1), found.group(2) or "") if found else (text, "")
+    inner = place.replace("[...]", "")
     path = f"{prefix}{'' if not prefix or not inner or inner.startswith('[') else '.'}{inner}"
     if missing := _MISSING.fullmatch(what):
         path = f"{path}.{missing.group(1)}" if path else missing.group(1)
@@ -42,7 +47,11 @@ def explain(text: str, prefix: str = "") -> InvalidRequest:
         got = f", but got {types.group(2)} instead" if types.group(2) else ""
         if not path:
             return InvalidRequest(f"The body must be a JSON object{got}.")
-        return InvalidRequest(f"Invalid type for '{path}': expected {wanted}{got}.", param=path, code="invalid_type")
+        shown = f"a value in '{path}'" if place.endswith("[...]") else f"'{path}'"
+        return InvalidRequest(f"Invalid type for {shown}: expected {wanted}{got}.", param=path, code="invalid_type")
+    choice = _CHOICE.fullmatch(what)
+    if choice and kind is not None and (values := supported(kind, place)):
+        what = f"{choice.group(1)[:MAX_SHOWN_CHARS]}. Supported values are: {', '.join(values)}"
     return InvalidRequest(f"Invalid value for '{path}': {what}.", param=path or None, code="invalid_value")
 
 

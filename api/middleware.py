@@ -119,9 +119,18 @@ def too_large_error(limit: int) -> TooLarge:
     return TooLarge(f"The request body is too large. This server takes at most {limit} bytes.")
 
 
+def _hint(path: str) -> str:
+    """What somebody who set up a client may have meant."""
+    if path.endswith("/completions"):
+        return " (HINT: this is the Responses API: use POST /v1/responses)"
+    if not path.startswith("/v1/") or path.startswith("/v1/v1/"):
+        return " (HINT: paths begin with /v1, once: a client's base_url ends in it)"
+    return ""
+
+
 def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     if error.status == 404:
-        not_found = NotFound(f"Invalid URL ({request.method} {request.path})")
+        not_found = NotFound(f"Invalid URL ({request.method} {request.path}){_hint(request.path)}")
         return error_response(404, not_found.body())
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))

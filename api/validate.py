@@ -100,7 +100,10 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
             message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Send only one of them."
             raise InvalidRequest(message, param="previous_response_id", code="mutually_exclusive_parameters")
     if create.input == NULL and (create.previous_response_id, conversation, filled) == (None, None, None):
-        raise InvalidRequest("Missing required parameter: 'input'.", param="input", code="missing_required_parameter")
+        message = "Missing required parameter: 'input'."
+        if "messages" in decode(_decode_keys, body):
+            message += " (This is the Responses API: what Chat Completions calls 'messages' goes into 'input'.)"
+        raise InvalidRequest(message, param="input", code="missing_required_parameter")
     tools, dropped = decode_tools(create.tools or ())
     check_choice(create.tool_choice, tools)
     if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):

@@ -308,6 +308,14 @@ def test_what_is_no_json(body: bytes) -> None:
     assert (caught.value.code, caught.value.param) == (None, None)
 
 
+def test_messages_of_chat_completions_are_told_from_no_input() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^Missing required parameter: 'input'\. .*'messages' goes into 'input'"
+    ) as caught:
+        accept(b'{"model": "echo", "messages": []}', SETTINGS, "", SEAL.open)
+    assert (caught.value.code, caught.value.param) == ("missing_required_parameter", "input")
+
+
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"5"])
 def test_what_is_no_object(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):

@@ -52,7 +52,7 @@ def hi(**more: Any) -> dict[str, Any]:
 CREATE: list[tuple[Any, str | None, str | None, str]] = [
     # the body (400 each), code, param, words
     (b"", None, None, "could not parse the JSON body"),
-    (b"{", None, None, "could not parse the JSON body"),
+    (b"{", None, None, "could not parse the JSON body of your request: Input data was truncated"),
     (b"[]", None, None, "must be a JSON object"),
     ({"input": "hi"}, "missing_required_parameter", "model", r"^Missing required parameter: 'model'\.$"),
     ({"model": "echo"}, "missing_required_parameter", "input", r"^Missing required parameter: 'input'\.$"),
@@ -62,7 +62,12 @@ CREATE: list[tuple[Any, str | None, str | None, str]] = [
     ),
     (hi(container="x"), "unknown_parameter", "container", r"^Unknown parameter: 'container'\.$"),
     (hi(stream="yes"), "invalid_type", "stream", "expected bool"),
-    (hi(truncation="maybe"), "invalid_value", "truncation", "'maybe'"),
+    (hi(metadata={"k": 1}), "invalid_type", "metadata", "for a value in 'metadata': expected str, but got int"),
+    (hi(truncation="maybe"), "invalid_value", "truncation", r"'maybe'\. Supported values are: 'auto', 'disabled'\.$"),
+    (
+        hi(text={"format": {"type": "yaml"}}), "invalid_value", "text.format.type",
+        r"'yaml'\. Supported values are: 'text', 'json_object', 'json_schema'\.$",
+    ),
     (
         hi(input=[{"role": "user", "content": [{"type": "input_text", "text": "x"}, {"type": "nope"}]}]),
         "invalid_value", "input[0].content[1].type", "'nope'",
@@ -232,7 +237,10 @@ LATER: list[tuple[Do, int, str, str | None, str | None, str]] = [
     (cancel_synchronous, 400, BAD, None, "response_id", r"^Cannot cancel a synchronous response\.$"),
     (delete_running, 400, BAD, None, None, "^Cannot delete an in-flight response"),
     (delete_twice, 404, BAD, None, None, "^Response with id"),
-    (get("/v1/nothing"), 404, BAD, None, None, "GET /v1/nothing"),
+    (get("/v1/nothing"), 404, BAD, None, None, r"GET /v1/nothing\)$"),
+    (get("/responses"), 404, BAD, None, None, "base_url"),
+    (get("/v1/v1/models"), 404, BAD, None, None, "base_url"),
+    (get("/v1/chat/completions"), 404, BAD, None, None, "use POST /v1/responses"),
     (get("/v1/responses"), 405, BAD, "method_not_allowed", None, "use POST"),
     (too_large, 413, BAD, None, None, f"at most {MAX_BODY_BYTES} bytes"),
     (too_often, 429, LIMIT, "rate_limit_exceeded", None, "could not be compacted"),
