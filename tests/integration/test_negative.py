@@ -45,7 +45,10 @@ MECHANISMS: Mapping[str, Sequence[Edit]] = {
     "reaper": [Edit(f"{LUA}/reap.lua", "do look(id) end", "do end")],
     "watch after a gap": [Edit("api/relay.py", "if first > self._next:", "if False:")],
     "repetition of claims": [Edit(f"{LUA}/claim.lua", "if last[1] == ARGV[2] then", "if false then")],
-    "Idempotency-Key": [Edit(f"{LUA}/submit.lua", "if made then return", "if false then return")],
+    "Idempotency-Key": [
+        Edit(f"{LUA}/recall.lua", "recalled(ARGV[1], ARGV[2], ARGV[3]) or ''", "''"),
+        Edit(f"{LUA}/submit.lua", "if made then return", "if false then return"),
+    ],
     "recognition of repeated parts": [
         Edit(f"{LUA}/flush.lua", "if not settles and first + count <= tonumber(v[3]) then return 'ok' end", "")
     ],
