@@ -41,7 +41,7 @@ def explain(text: str, prefix: str = "", kind: Any = None) -> InvalidRequest:
     path = f"{prefix}{'' if not prefix or not inner or inner.startswith('[') else '.'}{inner}"
     if missing := _MISSING.fullmatch(what):
         path = f"{path}.{missing.group(1)}" if path else missing.group(1)
-        return InvalidRequest(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+        return missing_parameter(path)
     if types := _TYPES.match(what):
         wanted = types.group(1).replace("| null", "").replace("|", "or").strip()
         got = f", but got {types.group(2)} instead" if types.group(2) else ""
@@ -53,6 +53,11 @@ def explain(text: str, prefix: str = "", kind: Any = None) -> InvalidRequest:
     if choice and kind is not None and (values := supported(kind, place)):
         what = f"{choice.group(1)[:MAX_SHOWN_CHARS]}. Supported values are: {', '.join(values)}"
     return InvalidRequest(f"Invalid value for '{path}': {what}.", param=path or None, code="invalid_value")
+
+
+def missing_parameter(path: str, hint: str = "") -> InvalidRequest:
+    message = f"Missing required parameter: '{path}'.{f' (HINT: {hint})' if hint else ''}"
+    return InvalidRequest(message, param=path, code="missing_required_parameter")
 
 
 def check_length(text: str | None, path: str, limit: int) -> None:

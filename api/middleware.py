@@ -123,8 +123,10 @@ def _hint(path: str) -> str:
     """What somebody who set up a client may have meant."""
     if path.endswith("/completions"):
         return " (HINT: this is the Responses API: use POST /v1/responses)"
-    if not path.startswith("/v1/") or path.startswith("/v1/v1/"):
+    if not path.startswith("/v1/") or path.startswith(("/v1/v1/", "/v1/responses/v1/")):
         return " (HINT: paths begin with /v1, once: a client's base_url ends in it)"
+    if path in ("/v1/response", "/v1/responses/"):
+        return " (HINT: use POST /v1/responses)"
     return ""
 
 
@@ -134,7 +136,9 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.Respons
         return error_response(404, not_found.body())
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"Not allowed to {request.method} on {request.path} (HINT: use {allowed})"
+        wrong_base = request.path.startswith("/v1/responses/responses")
+        hint = "a client's base_url ends in /v1" if wrong_base else f"use {allowed}"
+        message = f"Not allowed to {request.method} on {request.path} (HINT: {hint})"
         answer = error_response(405, ErrorBody(message, "invalid_request_error", None, "method_not_allowed"))
         answer.headers["Allow"] = allowed
         return answer

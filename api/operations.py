@@ -88,7 +88,11 @@ LIMIT = Field("limit", Annotated[int, Meta(ge=1, le=100)], "So many items at mos
 ORDER = Field("order", Literal["asc", "desc"], "`desc` unless given: the newest first.")
 AFTER = Field("after", str, "The page begins behind the item with this id.")
 INCLUDE = Field("include", list[Include], "Repeated, as `include[]`, or as a comma list.")
-DROPPED = Field("x-respool-dropped", str, "Parts of the request that were accepted but cannot be honoured.")
+DROPPED = Field(
+    "x-respool-dropped",
+    str,
+    "Parts of the request that were accepted but cannot be honoured, and parameters that are unknown.",
+)
 COUNTED = Field("x-respool-token-count", Literal["exact", "estimate"], "Whether the model's own tokenizer counted.")
 IDEMPOTENCY = Field("Idempotency-Key", str, "The same key and body again lead to the same response.")
 ATTEMPTS = Field("x-respool-attempts", str, "Calls to backends: name, outcome and seconds of each.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from api.decoding import check_length, decode
+from api.decoding import check_length, decode, missing_parameter
 from shared.core.schemas import BadSchema, check_schema
 from shared.core.tools import Offer, fits, offers
 from shared.errors import InvalidRequest
@@ -41,6 +41,7 @@ class _Namespace(msgspec.Struct):
     description: str | None = None
 
 
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
 _decode_namespace = msgspec.json.Decoder(_Namespace).decode
 _DECODERS: dict[str, Any] = {
@@ -88,7 +89,14 @@ def _decode_tool(raw: msgspec.Raw, kind: str, path: str) -> FunctionTool | Custo
     if decoder is None:
         message = f"Unsupported value: '{kind[:64]}' is not a tool that this server can run."
         raise InvalidRequest(message, param=f"{path}.type", code="unsupported_value")
-    tool: FunctionTool | CustomTool = decode(decoder, raw, path)
+    try:
+        tool: FunctionTool | CustomTool = decode(decoder, raw, path)
+    except InvalidRequest as error:
+        if error.param == f"{path}.name" and "function" in decode(_decode_keys, raw, path):
+            raise missing_parameter(
+                error.param, "what Chat Completions has in 'function' stands beside 'type'"
+            ) from None
+        raise
     check_name(tool.name, f"{path}.name", MAX_NAME_CHARS)
     if isinstance(tool, CustomTool):
         tool.format = tool.format or CustomFormat()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from api.decoding import MAX_TEXT_CHARS, check_length, decode
+from api.decoding import MAX_TEXT_CHARS, check_length, decode, missing_parameter
 from api.items import decode_input
 from api.prompts import Filled, fill_prompt
 from api.tools import check_choice, check_name, decode_tools
@@ -52,6 +52,7 @@ LENGTHS: tuple[tuple[str, int], ...] = (
 NOT_OFFERED = ("context_management", "moderation", "multi_agent")
 MAX_STOPS = 4
 KNOWN = frozenset(CreateBody.__struct_fields__)
+_SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _decode_body = msgspec.json.Decoder(CreateBody).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -69,13 +70,16 @@ class Accepted:
     """Ids of items that stand in the input by reference, by their place in it; ``items`` is without them at first."""
     dropped: list[str] = field(default_factory=list)
     """Paths of what was accepted but cannot be honoured."""
+    unknown: list[str] = field(default_factory=list)
+    """Parameters that nobody knows, as far as they can be shown: ignored."""
 
 
 def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> Accepted:
     """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*."""
     create = decode(_decode_body, body)
-    if settings.strict_parameters:
-        check_known(body, KNOWN)
+    unknown = [name for name in decode(_decode_keys, body) if name not in KNOWN]
+    if unknown and settings.strict_parameters:
+        raise unknown_parameter(unknown[0])
     _check_numbers(create)
     check_metadata(create.metadata)
     if isinstance(create.stop, list) and len(create.stop) > MAX_STOPS:
@@ -88,10 +92,10 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     if filled is not None:
         create.model = create.model or filled.model
     if not create.model:
-        raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        raise missing_parameter("model")
     row = find_model(settings.models, create.model, channel)
     if row is None:
-        message = f"The requested model '{create.model}' does not exist."
+        message = f"The requested model '{create.model}' does not exist. (HINT: GET /v1/models lists those that do)"
         raise InvalidRequest(message, param="model", code="model_not_found")
     conversation = _conversation(create.conversation)
     if create.previous_response_id is not None:
@@ -100,10 +104,7 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
             message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Send only one of them."
             raise InvalidRequest(message, param="previous_response_id", code="mutually_exclusive_parameters")
     if create.input == NULL and (create.previous_response_id, conversation, filled) == (None, None, None):
-        message = "Missing required parameter: 'input'."
-        if "messages" in decode(_decode_keys, body):
-            message += " (This is the Responses API: what Chat Completions calls 'messages' goes into 'input'.)"
-        raise InvalidRequest(message, param="input", code="missing_required_parameter")
+        raise missing_parameter("input", "send 'messages' as 'input'" if "messages" in unknown else "")
     tools, dropped = decode_tools(create.tools or ())
     check_choice(create.tool_choice, tools)
     if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
@@ -124,13 +125,17 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     request.channel = channel
     if row.dialect != "echo":
         dropped += left_out(request, row.quirks)
-    return Accepted(request, row, items, references, dropped)
+    return Accepted(request, row, items, references, dropped, [name for name in unknown if _SHOWN.fullmatch(name)])
 
 
 def check_known(body: bytes, known: Collection[str]) -> None:
     for name in decode(_decode_keys, body):
         if name not in known:
-            raise InvalidRequest(f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter")
+            raise unknown_parameter(name)
+
+
+def unknown_parameter(name: str) -> InvalidRequest:
+    return InvalidRequest(f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter")
 
 
 def _check_numbers(create: CreateBody) -> None:

@@ -3,7 +3,8 @@
 import signal
 from pathlib import Path
 
-from shared.settings import Settings, without_password
+from shared.config import OVERLOOKED
+from shared.settings import ModelRow, Settings, without_password
 
 
 def base_url(host: str, port: int) -> str:
@@ -12,8 +13,9 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
-    """What a person needs to know when everything is up."""
+def banner(settings: Settings, port: int, *, keyed: bool = False, overlooked: bool = False) -> str:
+    """What a person needs to know when everything is up. *overlooked*: there is a configuration that is not used."""
+    notice = f"\n  Notice  {OVERLOOKED}" if overlooked else ""
     url = base_url(settings.host, port)
     embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
     redis = without_password(settings.redis_url) if settings.redis_url else embedded
@@ -31,7 +33,7 @@ def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
     return f"""
   Respool answers on {url}
   Redis   {redis}
-  Models  {", ".join(settings.models)}
+  Models  {", ".join(map(_told, settings.models, settings.models.values()))}{notice}
 
   curl {url}/v1/responses{header} -H 'Content-Type: application/json' -d '{{"model": "{model}", "input": "Hello"}}'
 
@@ -39,6 +41,11 @@ def banner(settings: Settings, port: int, *, keyed: bool = False) -> str:
   client = OpenAI(base_url="{url}/v1", api_key={key})
   print(client.responses.create(model="{model}", input="Hello").output_text)
 """
+
+
+def _told(name: str, row: ModelRow) -> str:
+    """A pattern says where it leads: whatever is asked for goes there."""
+    return f"{name} (to {row.base_url})" if "*" in name and row.base_url else name
 
 
 def farewell(number: signal.Signals, drain_s: float) -> str:

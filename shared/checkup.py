@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.config import load_settings, read_config
+from shared.config import OVERLOOKED, is_overlooked, load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
@@ -59,6 +59,8 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
         return [Row("configuration", "error", problem) for problem in error.problems]
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
     rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys in it")]
+    if is_overlooked(environ):
+        rows.append(Row("configuration", "warning", OVERLOOKED))
     if keyed is None:
         rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, settings.data_dir)))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:

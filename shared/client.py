@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from shared.core.sse import LineTooLong, SSEDecoder
-from shared.wire.responses import ErrorEnvelope, ModelList
+from shared.wire.responses import ErrorEnvelope
 
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 60  # the server pings every 15 s
@@ -36,6 +36,14 @@ class Snapshot(msgspec.Struct):
     id: str
     status: str
     error: _Error | None = None
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Named]
 
 
 class _Item(msgspec.Struct):
@@ -98,17 +106,22 @@ class Client:
         self.http, self.url, self.first_pause_s = http, url, first_pause_s
 
     async def first_model(self) -> str:
-        models = msgspec.json.decode(await self.call("GET", "/v1/models"), type=ModelList).data
+        models = msgspec.json.decode(await self.call("GET", "/v1/models", _Models), type=_Models).data
         if not models:
             raise click.ClickException("the server lists no models: name one with --model")
         return models[0].id
 
-    async def call(self, method: str, path: str) -> bytes:
-        """The body of a 200; anything else is raised."""
+    async def call(self, method: str, path: str, shape: type[msgspec.Struct] = Snapshot) -> bytes:
+        """The body of a 200, which has this *shape*; anything else is raised."""
         try:
             async with self.http.request(method, self.url + path) as reply:
                 await _check(reply)
-                return await reply.read()
+                body = await reply.read()
+                try:
+                    msgspec.json.decode(body, type=shape)
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    raise click.ClickException(_stranger(reply)) from None
+                return body
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unreachable(error) from error
 
@@ -134,11 +147,12 @@ class Stream:
         """Post *body* and follow what comes of it. A cut before the response has an id is final: nobody knows it."""
         try:
             async with self._client.http.post(self._client.url + "/v1/responses", json=body) as reply:
-                await _check(reply)
                 await self._read(reply)
         except (aiohttp.ClientError, TimeoutError, LineTooLong) as error:
             if not self.response_id:
                 raise self._client.unreachable(error) from error
+        if not self.response_id:
+            raise Unreachable("the stream ended before the response had an id: send it again")
         await self.follow()
 
     async def follow(self) -> None:
@@ -152,7 +166,6 @@ class Stream:
                 url = f"{self._client.url}/v1/responses/{self.response_id}"
                 async with self._client.http.get(url, params=query) as reply:
                     if reply.status < 500:
-                        await _check(reply)
                         await self._read(reply)
                     else:
                         error = f"HTTP {reply.status}"
@@ -170,6 +183,9 @@ class Stream:
         self._screen.end_line()
 
     async def _read(self, reply: aiohttp.ClientResponse) -> None:
+        await _check(reply)
+        if reply.content_type != "text/event-stream":
+            raise click.ClickException(_stranger(reply))
         sse = SSEDecoder(MAX_EVENT_BYTES)
         async for block in reply.content.iter_any():
             for data in (event.data for event in sse.feed(block)):
@@ -177,10 +193,9 @@ class Stream:
                     self._done = True
                     return
                 try:
-                    event = _events.decode(data)
+                    self._take(_events.decode(data))
                 except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                     raise click.ClickException(f"the server sent what is no event: {error}") from error
-                self._take(event)
 
     def _take(self, event: _Event) -> None:
         self.after = self.after if event.sequence_number is None else event.sequence_number
@@ -191,6 +206,10 @@ class Stream:
                 self.on_id(self.response_id)
         self._done = self._done or event.type in ("response.completed", "response.incomplete", "response.failed")
         self._screen.show(event)
+
+
+def is_running(response: bytes) -> bool:
+    return msgspec.json.decode(response, type=Snapshot).status in ("queued", "in_progress")
 
 
 def judge(response: bytes) -> int:
@@ -205,6 +224,10 @@ def judge(response: bytes) -> int:
     return 0
 
 
+def _stranger(reply: aiohttp.ClientResponse) -> str:
+    return f"HTTP {reply.status} from {reply.url.host}:{reply.url.port}, but not what was asked for: is this a Responses API server?"
+
+
 async def _check(reply: aiohttp.ClientResponse) -> None:
     """Raise what an answer other than 200 says."""
     if reply.status == 200:
@@ -213,7 +236,7 @@ async def _check(reply: aiohttp.ClientResponse) -> None:
     try:
         message = msgspec.json.decode(body, type=ErrorEnvelope).error.message
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        message = f"HTTP {reply.status} from {reply.url.host}: is this a Responses API server?"
+        message = _stranger(reply)
     if reply.status == 401:
         message += " Give a key with --key or RESPOOL_API_KEY."
     raise click.ClickException(message)

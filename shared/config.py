@@ -19,6 +19,9 @@ from shared.settings_table import describe, type_name
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 MIN_SEAL_KEY_CHARS = 32
+FILE = "respool.toml"
+OVERLOOKED = f"the {FILE} here is not used: name it with --config {FILE}"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 OF_THE_MODEL = ("name", "channel", "created", "owned_by", "context_tokens", "backends")
 
@@ -32,6 +35,11 @@ def read_config(environ: Mapping[str, str]) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError([f"RESPOOL_CONFIG: {path} cannot be read: {error.strerror}"]) from error
+
+
+def is_overlooked(environ: Mapping[str, str]) -> bool:
+    """Whether there is a file of the usual name, but nobody named it."""
+    return not environ.get("RESPOOL_CONFIG") and Path(FILE).exists()
 
 
 def load_settings(environ: Mapping[str, str], toml: bytes | None) -> Settings:
@@ -79,7 +87,8 @@ class _Loader:
         values = {}
         for name, value in table.items():
             if name not in fields:
-                self.problems.append(f"{path}{name}: there is no such setting{_hint(name, [*fields, *extra])}")
+                hint = _placed(path, name, value) or _hint(name, [*fields, *extra])
+                self.problems.append(f"{path}{name}: there is no such setting{hint}")
                 continue
             try:
                 values[name] = msgspec.convert(value, fields[name].type)
@@ -210,8 +219,11 @@ class _Loader:
             self.problems.append(f"{path}base_url: is needed for the dialect {row.dialect}")
         elif row.base_url:
             self.address(row.base_url, f"{path}base_url")
-        key = self.key(row.key_env) if row.key_env else None
-        if row.key_env and key is None:
+        named = _VARIABLE.fullmatch(row.key_env) is not None
+        key = self.key(row.key_env) if named else None
+        if row.key_env and not named:  # not repeated: it is probably the key
+            self.problems.append(f"{path}key_env: must be the name of an environment variable that holds the key")
+        elif row.key_env and key is None:
             self.problems.append(
                 f"{path}key_env: neither {row.key_env} nor {row.key_env}_FILE is set in the environment: "
                 "set one of them, or take this model out"
@@ -296,8 +308,23 @@ def _leads_back(base_url: str, settings: Settings) -> bool:
     return parts.hostname in {"localhost", "127.0.0.1", "::1", settings.host}
 
 
+def _placed(path: str, name: str, value: Any) -> str:
+    """What to do about a setting that stands where it means nothing."""
+    if path.startswith("models.") and isinstance(value, dict) and "dialect" in value:
+        return f'; a name with a dot needs quotes: [models."{path.removeprefix("models.")}{name}"]'
+    if path.startswith("models.") and name in ("key", "api_key"):
+        return "; set key_env to the name of an environment variable that holds the key"
+    if path.startswith("keys[") and name in ("key", "api_key"):
+        return "; only its hash stands here, as sha256 (printf %s KEY | sha256sum)"
+    if path and name in Settings.__struct_fields__:
+        return "; settings of the server stand above the first table"
+    return ""
+
+
 def _told(error: msgspec.ValidationError, hint: Any) -> str:
-    """*error*, and for a choice what there is to choose from."""
+    """*error*, and for a choice what there is to choose from, for a hash how it is made."""
+    if "[0-9a-f]{64}" in str(error):
+        return "must be 64 hexadecimal digits (HINT: printf %s KEY | sha256sum)"
     return f"{error} (HINT: {type_name(hint)})" if "enum value" in str(error) else str(error)
 
 

@@ -5,6 +5,9 @@ import ipaddress
 from shared.errors import ConfigError
 from shared.settings import Settings
 
+EXAMPLE_SHA256 = "8cfae1ed434ce1152950dcd84539e0bca0430311e374a0527dc523034fe379f6"
+"""Of the key in ``deploy/respool.example.toml``, which everybody knows."""
+
 
 def is_loopback(host: str) -> bool:
     try:
@@ -19,7 +22,13 @@ def needs_stored_keys(settings: Settings) -> bool:
 
 
 def check_exposure(settings: Settings, *, stored_keys: bool = False) -> None:
-    """Refuse to listen beyond loopback without keys (ConfigError)."""
+    """Refuse to listen beyond loopback without keys, or with the example's (ConfigError)."""
+    if not is_loopback(settings.host) and any(key.sha256 == EXAMPLE_SHA256 for key in settings.keys):
+        raise ConfigError(
+            [
+                f"keys: {settings.host} can be reached by others, and everybody knows the example's key: make one of your own"
+            ]
+        )
     if needs_stored_keys(settings) and not stored_keys:
         remedy = "listen on 127.0.0.1 first, make one meanwhile with `respool keys create NAME` and start again, or add a [[keys]] table"
         raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])

@@ -29,6 +29,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from shared.banner import banner, base_url, farewell
 from shared.children import Child
+from shared.config import is_overlooked
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
 from shared.rewriting import FALLBACK, rewrite_gently
@@ -91,7 +92,7 @@ class Supervisor:
                 self._start_rooms(stack, url, port)
                 if await self._reached(_ready(self._settings.host, port)):
                     self._up = True
-                    self._say(banner(self._settings, port, keyed=self._keyed))
+                    self._say(banner(self._settings, port, keyed=self._keyed, overlooked=is_overlooked(self._environ)))
             return await self._ended
 
     def _check_new_data(self) -> None:

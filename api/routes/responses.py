@@ -54,7 +54,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     once = once_of(request, body)
     accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
-    headers = {"x-respool-dropped": _few(accepted.dropped)} if accepted.dropped else {}
+    left_out = [*accepted.dropped, *(f"{name} (unknown)" for name in accepted.unknown)]
+    headers = {"x-respool-dropped": _few(left_out)} if left_out else {}
     _note_dropped(app[STATE].noted, accepted)
     made = await recall(accepted, caller, app[RESPONSES])
     if made is None:

@@ -11,6 +11,8 @@ import click
 
 from shared.cli.options import with_server
 
+LONG_POLL_S = 20
+
 if TYPE_CHECKING:
     from shared.client import Client, Stream
 
@@ -49,7 +51,11 @@ def _print_json(body: bytes) -> None:
 @click.command()
 @click.argument("text")
 @click.option("--model", help="The model; by default the first that the server lists.")
-@click.option("--background", is_flag=True, help="Print its id first; it runs on if the connection is lost.")
+@click.option(
+    "--background",
+    is_flag=True,
+    help="Print its id first; it runs on if the connection is lost, but not behind Ctrl-C.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the finished Response as JSON instead of its text.")
 @with_server
 def ask(text: str, model: str | None, background: bool, as_json: bool, url: str, key: str | None) -> int:
@@ -91,12 +97,17 @@ def watch(response_id: str, after: int | None, as_json: bool, url: str, key: str
 
 @click.command()
 @click.argument("response_id")
+@click.option("--wait", is_flag=True, help="Wait until it has ended.")
 @with_server
-def get(response_id: str, url: str, key: str | None) -> int:
+def get(response_id: str, wait: bool, url: str, key: str | None) -> int:
     """Print a response as JSON."""
+    from shared.client import is_running
 
     async def use(client: "Client") -> int:
-        _print_json(await client.call("GET", f"/v1/responses/{response_id}"))
+        body = await client.call("GET", f"/v1/responses/{response_id}")
+        while wait and is_running(body):
+            body = await client.call("GET", f"/v1/responses/{response_id}?wait={LONG_POLL_S}")
+        _print_json(body)
         return 0
 
     return _with_client(url, key, use)

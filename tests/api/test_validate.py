@@ -310,7 +310,7 @@ def test_what_is_no_json(body: bytes) -> None:
 
 def test_messages_of_chat_completions_are_told_from_no_input() -> None:
     with pytest.raises(
-        InvalidRequest, match=r"^Missing required parameter: 'input'\. .*'messages' goes into 'input'"
+        InvalidRequest, match=r"^Missing required parameter: 'input'\. \(HINT: send 'messages' as 'input'\)$"
     ) as caught:
         accept(b'{"model": "echo", "messages": []}', SETTINGS, "", SEAL.open)
     assert (caught.value.code, caught.value.param) == ("missing_required_parameter", "input")

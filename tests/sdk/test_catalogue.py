@@ -62,6 +62,10 @@ CREATE: list[tuple[Any, str | None, str | None, str]] = [
     ),
     (hi(container="x"), "unknown_parameter", "container", r"^Unknown parameter: 'container'\.$"),
     (hi(stream="yes"), "invalid_type", "stream", "expected bool"),
+    (
+        hi(tools=[{"type": "function", "function": {"name": "f"}}]), "missing_required_parameter", "tools[0].name",
+        r"^Missing required parameter: 'tools\[0\]\.name'\. \(HINT: what Chat Completions has in 'function'",
+    ),
     (hi(metadata={"k": 1}), "invalid_type", "metadata", "for a value in 'metadata': expected str, but got int"),
     (hi(truncation="maybe"), "invalid_value", "truncation", r"'maybe'\. Supported values are: 'auto', 'disabled'\.$"),
     (
@@ -101,7 +105,7 @@ CREATE: list[tuple[Any, str | None, str | None, str]] = [
         None, "input", r"^No tool call found for function call output with call_id c1\.$",
     ),
     (hi(input=[CALL]), None, "input", r"^No tool output found for function call c1\.$"),
-    (hi(model="nobody"), "model_not_found", "model", r"^The requested model 'nobody' does not exist\.$"),
+    (hi(model="nobody"), "model_not_found", "model", r"^The requested model 'nobody' does not exist\. \(HINT: GET /v1/models"),
     (hi(model="small", input="x" * 1000), "context_length_exceeded", "input", "exceeds the context window"),
     (hi(context_management=[]), "unsupported_parameter", "context_management", "not offered"),
     (hi(tools=[{"type": "file_search"}]), "unsupported_value", "tools[0].type", "file_search"),
@@ -198,6 +202,10 @@ def get(path: str) -> Do:
     return lambda raw, _: raw.get(path)
 
 
+def post(path: str) -> Do:
+    return lambda raw, _: raw.post(path, json=hi())
+
+
 async def too_large(raw: RawClient, _: FakeUpstream) -> Answer:
     return await raw.post("/v1/responses", json=hi(input="x" * MAX_BODY_BYTES))
 
@@ -240,6 +248,8 @@ LATER: list[tuple[Do, int, str, str | None, str | None, str]] = [
     (get("/v1/nothing"), 404, BAD, None, None, r"GET /v1/nothing\)$"),
     (get("/responses"), 404, BAD, None, None, "base_url"),
     (get("/v1/v1/models"), 404, BAD, None, None, "base_url"),
+    (post("/v1/responses/responses"), 405, BAD, "method_not_allowed", None, "base_url ends in /v1"),
+    (post("/v1/responses/"), 404, BAD, None, None, "use POST /v1/responses"),
     (get("/v1/chat/completions"), 404, BAD, None, None, "use POST /v1/responses"),
     (get("/v1/responses"), 405, BAD, "method_not_allowed", None, "use POST"),
     (too_large, 413, BAD, None, None, f"at most {MAX_BODY_BYTES} bytes"),

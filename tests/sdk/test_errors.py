@@ -147,6 +147,14 @@ async def test_what_was_left_out_is_named_in_a_header(client: openai.AsyncOpenAI
     assert [tool.type for tool in answer.parse().tools] == ["function"]
 
 
+async def test_unknown_parameters_are_named_in_the_header(client: openai.AsyncOpenAI) -> None:
+    unknown: Any = {"temprature": 1, "max_tokens": 5, "a\r\nb": 1, "x" * 65: 1}
+    answer = await client.responses.with_raw_response.create(
+        model="echo", input="hi", tools=[{"type": "web_search"}], extra_body=unknown
+    )
+    assert answer.headers["x-respool-dropped"] == "tools[0] (web_search), temprature (unknown), max_tokens (unknown)"
+
+
 async def test_many_things_left_out_fit_into_the_header(client: openai.AsyncOpenAI) -> None:
     tools: Any = [{"type": "web_search"}] * 1000
     answer = await client.responses.with_raw_response.create(model="echo", input="hi", tools=tools)

@@ -27,8 +27,11 @@ def test_base_url(host: str, url: str) -> None:
 
 
 def test_banner() -> None:
-    models = {"echo": ModelRow(dialect="echo"), "*": ModelRow(dialect="chat"), "gpt": ModelRow(dialect="chat")}
-    text = banner(Settings(models=models, redis_url="redis://:secret@h/1"), 8080)
+    star = ModelRow(dialect="chat", base_url="https://api.openai.com/v1")
+    models = {"echo": ModelRow(dialect="echo"), "*": star, "gpt": ModelRow(dialect="chat")}
+    text = banner(Settings(models=models, redis_url="redis://:secret@h/1"), 8080, overlooked=True)
+    assert "echo, * (to https://api.openai.com/v1), gpt\n" in text
+    assert "respool.toml here is not used" in text
     assert '"model": "gpt"' in text
     assert 'api_key="none"' in text
     assert "secret" not in text
@@ -36,6 +39,7 @@ def test_banner() -> None:
     assert "Bearer $RESPOOL_API_KEY" in keyed
     assert 'os.environ["RESPOOL_API_KEY"]' in keyed
     assert '"model": "echo"' in keyed
+    assert "respool.toml" not in keyed
 
 
 def test_farewell() -> None:

@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,6 +62,8 @@ class Server:
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.status = 200
+        self.states: list[str] = []
+        """In which the response is when it is asked for; behind them it is in_progress."""
         self.streaming = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -75,7 +78,7 @@ class Server:
         if request.path.endswith("/cancel"):
             return web.json_response(response("cancelled"))
         if request.method == "GET" and "stream" not in request.query:
-            return web.json_response(response("in_progress"), status=self.status)
+            return web.json_response(response(self.states.pop(0) if self.states else "in_progress"), status=self.status)
         if request.method == "POST":
             self.bodies.append(await request.json())
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -228,6 +231,31 @@ async def test_watch_get_and_cancel() -> None:
         code, _, err = await finished(await respool("get", ID, "--url", url, "--key", "bad"))
         assert (code, err) == (1, "Error: Bad key. Give a key with --key or RESPOOL_API_KEY.\n")
     assert server.asked[0] == f"GET /v1/responses/{ID}?stream=true&starting_after=2"
+
+
+async def test_get_waits_for_the_end() -> None:
+    server = Server()
+    server.states = ["queued", "in_progress", "completed"]
+    async with server.serve() as url:
+        code, out, _ = await finished(await respool("get", ID, "--wait", "--url", url))
+    assert (code, json.loads(out)["status"]) == (0, "completed")
+    assert server.asked == [f"GET /v1/responses/{ID}", *2 * [f"GET /v1/responses/{ID}?wait=20"]]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ask", "Hi"], ["ask", "Hi", "--model", "m"], ["get", ID], ["cancel", ID], ["watch", ID]]
+)
+@pytest.mark.parametrize(("body", "kind"), [("<html>", "text/html"), ("[1, 2]", "application/json")])
+async def test_a_server_of_another_kind_is_told(arguments: list[str], body: str, kind: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=body, content_type=kind)
+
+    server = Server()
+    server.handle = answer  # type: ignore[method-assign]  # another server at the same place
+    async with server.serve() as url:
+        code, out, err = await finished(await respool(*arguments, "--url", url))
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"Error: HTTP 200 from 127\.0\.0\.1:\d+, .* is this a Responses API server\?\n", err)
 
 
 @pytest.mark.parametrize("background", [True, False])

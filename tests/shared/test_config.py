@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import load_settings, read_config
+from shared.config import is_overlooked, load_settings, read_config
 from shared.core.profiles import PROFILES, Profile
 from shared.errors import ConfigError
-from shared.exposure import check_exposure
+from shared.exposure import EXAMPLE_SHA256, check_exposure
 from shared.models import channels_of, find_model, models_of
 from shared.settings import OTHER_VARIABLES, VARIABLES, ApiKey, ModelRow, Secret, Settings, variable, without_password
 from shared.settings_table import describe
@@ -88,6 +88,26 @@ def test_all_mistakes_at_once_each_with_its_path() -> None:
     assert "prot: there is no such setting; did you mean port?" in found
     assert any("(HINT: auto or console or json)" in each for each in found)
     assert "RESPOOL_DRANE_S: there is no such setting; did you mean RESPOOL_DRAIN_S?" in found
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("[models.llama3.2]\ndialect = 'chat'", 'quotes: [models."llama3.2"]'),
+        ("[models.q]\ndialect = 'echo'\napi_key = 'sk-proj-1'", "set key_env to the name of an environment variable"),
+        (
+            "[models.q]\ndialect = 'chat'\nbase_url = 'http://h/v1'\nkey_env = 'sk-proj-1'",
+            "must be the name of an environment",
+        ),
+        ("[models.q]\ndialect = 'echo'\nport = 1", "above the first table"),
+        ("[[keys]]\nname = 'a'\ntenant = 't'\nkey = 'sk-proj-1'", "sha256sum"),
+        ("[[keys]]\nname = 'a'\ntenant = 't'\nsha256 = 'sk-proj-1'", "sha256sum"),
+    ],
+)
+def test_common_mistakes_come_with_what_to_do(toml: str, told: str) -> None:
+    found = problems({}, toml)
+    assert any(told in each for each in found)
+    assert "sk-proj" not in str(found)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +282,22 @@ def test_beyond_loopback_needs_keys(host: str) -> None:
         check_exposure(Settings(host=host))
     check_exposure(Settings(host=host, keys=(ApiKey(name="a", tenant="t", sha256=KEY),)))
     check_exposure(Settings(host=host), stored_keys=True)
+
+
+def test_beyond_loopback_the_key_of_the_example_is_refused() -> None:
+    assert EXAMPLE_SHA256 in (ROOT / "deploy/respool.example.toml").read_text()
+    keys = (ApiKey(name="a", tenant="t", sha256=EXAMPLE_SHA256),)
+    check_exposure(Settings(keys=keys))
+    with pytest.raises(ConfigError, match="everybody knows"):
+        check_exposure(Settings(host="0.0.0.0", keys=keys), stored_keys=True)
+
+
+def test_a_file_that_nobody_named_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not is_overlooked({})
+    (tmp_path / "respool.toml").touch()
+    assert is_overlooked({})
+    assert not is_overlooked({"RESPOOL_CONFIG": "other.toml"})
 
 
 def test_read_config(tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)}) - {501, 505}
 SILENT = frozenset({401, 402, 403, 404, 407})
 """The operator's fault: the text may hold a key, an account or an address."""
 
+OPERATORS = {
+    401: " (it does not take this server's key)",
+    403: " (it does not take this server's key)",
+    404: " (it does not know the model, or its base_url is not right)",
+}
+"""What to look at instead; `respool check --model` tells more."""
+
 VAGUE = frozenset({500, 502})
 """What a gateway says of whatever failed behind it: a status that the body names tells more."""
 
@@ -100,7 +107,7 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
 
 def _judge(status: int, fault: _Fault, opening: str) -> UpstreamError:
     text = "" if status in SILENT else _clean(fault.message)
-    message = f"{opening}: {text}" if text else f"{opening}."
+    message = f"{opening}: {text}" if text else f"{opening}{OPERATORS.get(status, '')}."
     invalid = bool(_OVERFLOW & fault.words) or _INVALID_TEXT.search(fault.message) is not None
     if status == 429 or (status in RETRYABLE and _RATE & fault.words):
         return UpstreamError(
