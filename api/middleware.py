@@ -124,7 +124,7 @@ def _hint(path: str) -> str:
     if path.endswith("/completions"):
         return " (HINT: this is the Responses API: use POST /v1/responses)"
     if not path.startswith("/v1/") or path.startswith(("/v1/v1/", "/v1/responses/v1/")):
-        return " (HINT: paths begin with /v1, once: a client's base_url ends in it)"
+        return " (HINT: the API's paths begin with /v1, once: a client's base_url ends in it)"
     if path in ("/v1/response", "/v1/responses/"):
         return " (HINT: use POST /v1/responses)"
     return ""

@@ -1,5 +1,6 @@
 """Which values a place in a body may have, for errors that list them."""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +13,12 @@ _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 def supported(kind: Any, path: str) -> list[str]:
     """What the type *kind* takes at *path* (as msgspec writes it: ``tools[0].type``), as it is shown. Empty when that is no
     choice between constants."""
-    return list(dict.fromkeys(_values(inspect.type_info(kind), _STEP.findall(path))))
+    return list(dict.fromkeys(_values(_info(kind), _STEP.findall(path))))
+
+
+@functools.cache
+def _info(kind: Any) -> inspect.Type:
+    return inspect.type_info(kind)
 
 
 def _values(kind: inspect.Type, steps: Sequence[str]) -> Iterator[str]:

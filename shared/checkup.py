@@ -23,7 +23,7 @@ LIMIT_S = 10.0  # per backend, and for Redis
 PROBE_LIMIT_S = 500.0
 MAX_LIST_BYTES = 8 * 1024 * 1024
 UNKNOWN_KEYS = (
-    "HOST: {} can be reached by others; `respool up` only starts if there are keys in {}, which was not looked into"
+    "HOST: {} can be reached by others; it is only served if there are keys in {}, which could not be looked into"
 )
 
 
@@ -62,7 +62,8 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
     if is_overlooked(environ):
         rows.append(Row("configuration", "warning", OVERLOOKED))
     if keyed is None:
-        rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, settings.data_dir)))
+        place = without_password(settings.redis_url) if settings.redis_url else settings.data_dir
+        rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, place)))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
         if model is not None:
             row = settings.models.get(model) or find_model(settings.models, model)
@@ -98,11 +99,11 @@ async def _probe(environ: Mapping[str, str], model: str) -> list[Row]:
 
 
 async def _stored_keys(settings: Settings) -> bool | None:
-    """``None`` when they may lie in an embedded Valkey that is at rest."""
+    """``None`` when they may lie where nobody answers."""
     try:
         return await stored_keys(settings)
     except (ConfigError, StoreUnavailable):  # told in the row about Redis
-        return None if settings.redis_url is None and has_data(settings.data_dir) else False
+        return None if settings.redis_url is not None or has_data(settings.data_dir) else False
 
 
 async def _redis(settings: Settings) -> list[Row]:

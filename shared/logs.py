@@ -48,6 +48,7 @@ EVENTS: Mapping[str, str] = {
     "reaper.failed": "A response of a dead worker could not be settled; it is tried again.",
     "lease.failed": "Leases could not be renewed, for no known reason; it is tried again, the traceback is here.",
     "tick.failed": "A bug, or an odd answer of Redis, cost a sign of life; the next one follows in a second.",
+    "rewriting.failed": "A bug, or an odd answer of Valkey, hid whether its file is to be made small; the launcher looks again in a second.",
     "lease.lost": "A worker could not renew a lease in time.",
     "log.refilled": "Redis had lost the last events of a response; the worker wrote them again.",
     "response.purged": "Redis used more than `max_stored_bytes`: so many of the oldest ended responses were removed.",

@@ -194,10 +194,11 @@ class Run:
                             return repair
                         route.extend(repair)
                     except UpstreamError as error:
-                        if error.busy:
-                            await self._wait(self._before_place(error))
-                        elif self._shown or not (error.elsewhere and route.more):
-                            await self._wait(self._before_next_try(error, route))
+                        if error.busy or self._shown or not (error.elsewhere and route.more):
+                            pause = self._before_place() if error.busy else self._before_next_try(error, route)
+                            if pause is None:
+                                raise  # from here: a frame that holds an error and is held by it is garbage for long
+                            await self._wait(pause)
                     if not route.more:
                         route.restart()
                     if not self._claimed.stream:
@@ -214,13 +215,12 @@ class Run:
             log.exception("job.failed")
             return _failed(FAULT)
 
-    def _before_place(self, error: UpstreamError) -> Pause:
+    def _before_place(self) -> Pause | None:
         if self._claimed.age_ms > self._tools.settings.max_queue_s * 1000:
-            raise error
+            return None
         return self._patience.before_place()
 
-    def _before_next_try(self, error: UpstreamError, route: Route) -> Pause:
-        """Raises *error* when there is no next try."""
+    def _before_next_try(self, error: UpstreamError, route: Route) -> Pause | None:
         tries = self._patience.tries + 1
         log.warning(
             "upstream.failed",
@@ -231,7 +231,7 @@ class Run:
             attempts=[*route.attempts],
         )
         pause = self._patience.before_next_try(error, shown=self._shown)
-        if not pause.released:
+        if pause is not None and not pause.released:
             log.info("upstream.retried", wait_s=round(pause.wait_s, 2), tries=tries)
         return pause
 

@@ -30,15 +30,15 @@ class Patience:
         self._waited_s = 0.0
         self._places_s = 0.0
 
-    def before_next_try(self, error: UpstreamError, *, shown: bool) -> Pause:
-        """Behind one more failed try. Raises *error* when there is no next one, as when output was *shown*."""
+    def before_next_try(self, error: UpstreamError, *, shown: bool) -> Pause | None:
+        """Behind one more failed try; ``None`` when there is no next one, as when output was *shown*."""
         self.tries += 1
         wait_s = random.uniform(0, min(LAST_WAIT_S, FIRST_WAIT_S * 2**self.tries))  # noqa: S311  # jitter
         if error.retry_after_s is not None:
             wait_s = min(error.retry_after_s + EARLY_S, MAX_RETRY_AFTER_S)
         self._waited_s += wait_s
         if shown or not error.retryable or self.tries >= error.max_tries or self._waited_s > MAX_WAIT_S:
-            raise error
+            return None
         return Pause(wait_s, released=wait_s > KEEP_SLOT_S)
 
     def before_place(self) -> Pause:

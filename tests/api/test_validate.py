@@ -330,7 +330,7 @@ def test_the_wording_is_the_apis() -> None:
     )
     with pytest.raises(InvalidRequest) as caught:
         take(model="nobody")
-    assert caught.value.message == "The requested model 'nobody' does not exist."
+    assert caught.value.message.startswith("The requested model 'nobody' does not exist. (HINT:")
 
 
 EVERY_KEY = [

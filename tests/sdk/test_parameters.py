@@ -324,7 +324,7 @@ async def test_the_request_of_codex(raw: RawClient, upstream: FakeUpstream) -> N
     upstream.queue(reply("On it.", calls=[spawn]))
     answer = await raw.request("POST", "/v1/responses", json=body)
     assert answer.status == 200
-    assert answer.headers["x-respool-dropped"] == "tools[8] (web_search), prompt_cache_key"
+    assert answer.headers["x-respool-dropped"] == "tools[8] (web_search), prompt_cache_key, client_metadata (unknown)"
     text = answer.body.decode()
     final = json.loads(text.split("event: response.completed\ndata: ")[1].split("\n\n")[0])["response"]
     call = final["output"][1]

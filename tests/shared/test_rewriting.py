@@ -15,16 +15,21 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("size", "base", "rewriting", "due"),
-    [(9, 0, 0, False), (10, 0, 0, True), (19, 10, 0, False), (20, 10, 0, True), (20, 10, 1, False)],
-)
-def test_when_it_is_due(size: int, base: int, rewriting: int, *, due: bool) -> None:
-    found = {"aof_current_size": size, "aof_base_size": base, "aof_rewrite_in_progress": rewriting}
+    ("size", "base", "rewriting", "last", "due"),
+    [
+        (9, 0, 0, "ok", False), (10, 0, 0, "ok", True), (19, 10, 0, "ok", False), (20, 10, 0, "ok", True), (20, 10, 1, "ok", False),
+        (20, 10, 0, "err", False),
+    ],
+)  # fmt: skip
+def test_when_it_is_due(size: int, base: int, rewriting: int, last: str, *, due: bool) -> None:
+    found = {
+        "aof_current_size": size, "aof_base_size": base, "aof_rewrite_in_progress": rewriting, "aof_last_bgrewrite_status": last,
+    }  # fmt: skip
     assert is_due(found, 10) == due
 
 
 def test_a_server_without_the_file_has_nothing_to_rewrite() -> None:
-    assert not is_due({"aof_rewrite_in_progress": 0}, 10)
+    assert not is_due({"aof_rewrite_in_progress": 0, "aof_last_bgrewrite_status": "ok"}, 10)
 
 
 async def rewritten(redis: Redis) -> int:
@@ -54,7 +59,7 @@ async def test_it_is_made_small_at_the_lowest_priority(redis: Redis, valkey: str
 
     try:
         await until(gives_way)
-        assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
         await redis.config_set("rdb-key-save-delay", 0)
         assert await rewritten(redis) > before
     finally:

@@ -351,3 +351,10 @@ async def test_check_does_not_refuse_what_keys_in_a_valkey_at_rest_may_allow(tmp
         await running.pids()
         assert await states() == ["error"]  # one that runs is asked
     assert await states() == ["ok", "warning"]
+
+
+async def test_check_says_that_an_absent_redis_may_hold_keys() -> None:
+    rows = await check({"HOST": "0.0.0.0", "REDIS_URL": "redis://:secret@127.0.0.1:1/0"})
+    states = [(row.part, row.state) for row in rows if row.part in ("configuration", "redis")]
+    assert states == [("configuration", "ok"), ("configuration", "warning"), ("redis", "unreachable")]
+    assert "secret" not in str(rows)

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from shared.config import load_settings
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
+from shared.errors import UpstreamError
 from shared.seal import Sealer
 from shared.store.ratios import Ratios
 from shared.store.redis import Store
@@ -80,9 +81,16 @@ async def test_an_answer_is_settled(responses: Responses, outbox: Outbox, stream
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_ran_is_freed_at_once(responses: Responses, outbox: Outbox, stream: bool) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_ran_is_freed_at_once(responses: Responses, outbox: Outbox, stream: bool, fails: bool) -> None:
+    def play(emit: Emitter, flush: Flush) -> None:
+        emit.text("Hello")
+        flush()
+        if fails:
+            raise UpstreamError("No.")
+
     with none_left(Run, Line, Emitter):
-        await execute(responses, outbox, lambda emit, _: emit.text("Hello"), stream=stream)
+        await execute(responses, outbox, play, stream=stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])

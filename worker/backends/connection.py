@@ -141,6 +141,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
+        del self._parser  # nothing comes any more, and the two hold each other
         if self._listener is None:
             self.deadline.close()
         elif exc is None and self._told and not self._framed:

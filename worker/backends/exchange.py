@@ -57,8 +57,12 @@ class Exchange:
         finally:
             if not self._over:
                 self._connection.drop()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or this frame and its error would hold each other
         if self._status != 200:
             retry_after = self._headers.get(b"retry-after", b"").decode("latin-1") or None
             raise upstream_error(self._status, bytes(self._body[:MAX_ERROR_BYTES]), retry_after, time.time())

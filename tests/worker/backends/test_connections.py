@@ -1,6 +1,7 @@
 """Connections to backends, against servers that speak HTTP byte by byte, on both event loops."""
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import ssl
@@ -23,6 +24,7 @@ from shared.wire.responses import Response
 from support.answers import STATE
 from support.asking import text_of
 from support.certificates import self_signed
+from support.garbage import none_left
 from worker.backends import connection, exchange
 from worker.backends.base import Call, Wait
 from worker.backends.http import HttpBackend
@@ -183,6 +185,26 @@ async def test_connections_that_cannot_be_kept(why: str) -> None:
     async with serving(peer) as row, HttpBackend() as backend:
         assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
     assert [number for number, _ in peer.requests] == [0, 1]
+
+
+ENDS = {
+    "cut": sized()[:-20],
+    "refused": sized(b"{}", OK.replace(b"200", b"503") + b"Connection: close\r\n"),
+    "garbage": b"\0\r\n",
+}
+
+
+@pytest.mark.parametrize("what", [*CLOSES, *ENDS])
+@on_both_loops
+async def test_what_a_call_needed_is_freed_at_once(what: str) -> None:
+    async with serving(Peer(*[(CLOSES | ENDS)[what]] * 3, close=True)) as row, HttpBackend() as backend:
+        with none_left(connection.Connection, exchange.Exchange, Emitter):
+            for _ in range(3):
+                with contextlib.suppress(UpstreamError):
+                    await ask(backend, row)
+                await until(lambda: not backend._pool._all)
+            for _ in range(5):  # the loop has its own last words
+                await asyncio.sleep(0)
 
 
 @on_both_loops

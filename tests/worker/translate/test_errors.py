@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.translate.errors import MAX_MESSAGE_CHARS, parse_retry_after, stream_error, upstream_error
+from worker.translate.errors import MAX_MESSAGE_CHARS, OPERATORS, parse_retry_after, stream_error, upstream_error
 
 STREAMS = Path(__file__).parents[2] / "streams"
 NOW = 1_795_000_000.0  # 2026-11-18 11:06:40 GMT
@@ -46,7 +46,7 @@ def test_captured_answers(name: str) -> None:
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_what_is_the_operators_fault_is_not_repeated(status: int) -> None:
     error = answer(status, {"error": {"message": "Incorrect API key provided: sk-abc at http://10.0.0.1:8000"}})
-    assert error.message == f"The model backend answered {status}."
+    assert error.message == f"The model backend answered {status}{OPERATORS.get(status, '')}."
     assert (error.code, error.retryable) == ("server_error", False)
 
 
