@@ -128,8 +128,8 @@ async def _cpu(bench: Bench, once: Once, slices: int = 3, most: float = inf) -> 
 
 
 async def chains_flat(bench: Bench) -> Sequence[Line]:
-    """CPU of a turn behind 1, 50 and 500 others, per turn of context that it has more than the one before. They take turns, as
-    what is wanted is the difference of small differences."""
+    """CPU of a turn behind 1, 50 and 500 others, per turn of context that it has more than the one before. They take turns, the
+    short ones more often, as what is wanted is the ratio of small differences."""
     client, lengths = bench.client("ours"), (1, 50, 100 if bench.quick else 500)
 
     async def turn(newest: str) -> str:
@@ -143,11 +143,11 @@ async def chains_flat(bench: Bench) -> Sequence[Line]:
             ends.append(newest)
     rounds: list[list[float]] = [[] for _ in ends]
     for _ in range(4 if bench.quick else 30):
-        for costs, end in zip(rounds, ends, strict=True):
+        for costs, end, count in zip(rounds, ends, (5 * IN_A_ROW, 5 * IN_A_ROW, IN_A_ROW), strict=True):
             meter = Meter(bench)
-            for _ in range(IN_A_ROW):
+            for _ in range(count):
                 await turn(end)
-            costs.append(meter.cpu_s() * 1000 / IN_A_ROW)
+            costs.append(meter.cpu_s() * 1000 / count)
     client.close()
     each = [
         (cost - before) / (length - shorter)
