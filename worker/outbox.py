@@ -21,6 +21,8 @@ from shared.wire.responses import Status
 
 MAX_PARTS = 256
 MAX_FLUSH_BYTES = 1 << 20
+MAX_PART_BYTES = 64 << 10
+"""Larger parts, of one event, are only announced to readers (`lua/parts/messages.lua`), who must then read the log."""
 MAX_LINE_BYTES = 1 << 20
 MAX_BYTES = 8 << 20
 MAX_KEPT_BYTES = 1 << 20
@@ -105,13 +107,14 @@ class Line:
         if self.held and self.final is None:
             return None
         taken: list[Part] = []
-        size = 0
-        while self.pending and (self.held or not taken or size + len(self.pending[0].frames) <= room_bytes):
+        size, most = 0, min(room_bytes, MAX_PART_BYTES)
+        while self.pending and (self.held or not taken or size + len(self.pending[0].frames) <= most):
             taken.append(self.pending.popleft())
             size += len(taken[-1].frames)
         part = _merge(taken) if taken else None
-        if self.final is not None and not self.pending:
-            return self._take_final(self.final, part)
+        final = self.final
+        if final and not self.pending and (self.held or not part or size + len(final.frames) <= most):
+            return self._take_final(final, part)
         if part is None:
             return None
         return (

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from shared.errors import StoreUnavailable
 from shared.store.responses import Responses
 from support.valkey import PARTITION, TENANT, WORKER, due, key, log_of, rid, started
-from worker.outbox import MAX_FLUSH_BYTES, MAX_LINE_BYTES, MAX_PARTS, Line, Outbox
+from worker.outbox import MAX_FLUSH_BYTES, MAX_LINE_BYTES, MAX_PART_BYTES, MAX_PARTS, Line, Outbox
 
 WAIT_S = 5.0
 BODY = {"body": b'{"status":"x","output":[]}', "output_bytes": 2}
@@ -356,6 +356,25 @@ async def test_one_flush_carries_only_so_many_bytes(responses: Responses, redis:
         assert sum(b.wire.sizes) == 6 * size
     for number in (1, 2, 3):
         assert await redis.hget(key("r", number), "seq") == "4"
+
+
+async def test_parts_are_small_enough_to_be_sent_to_readers(responses: Responses, redis: Redis) -> None:
+    async with bench(responses) as b:
+        (line,) = b.lines
+        half = b"x" * (MAX_PART_BYTES // 2)
+        b.wire.open.clear()
+        for _ in range(4):
+            line.append(half, 1)
+        settling = asyncio.create_task(b.settle(line, frames=half + b"<end>"))
+        await b.wire.sending(1)
+        b.wire.open.set()
+        assert await settling == "ok"
+        assert [headers[0].split()[:5:2] for headers in b.wire.sent] == [
+            ["a", "1", "2"],
+            ["a", "1", "2"],
+            ["s", "1", "1"],
+        ]
+        assert await log_of(redis, 1) == b"<0><begin>" + half * 5 + b"<end>"
 
 
 async def test_one_flush_carries_only_so_many_parts(responses: Responses) -> None:

@@ -22,8 +22,11 @@ DRAIN_S, DRAIN_BYTES = 1.0, 64 << 10
 """What is still read of an answer whose rest does not matter, to keep its connection."""
 MAX_HEAD_BYTES = 64 << 10
 """In reads that bring nothing of a body: headers, interim answers, trailers."""
-TURN_BYTES = 64 << 10
-"""A read of so much ends the connection's turn, however much more there is: others are waiting."""
+TURN_BYTES = 24 << 10
+"""So much is parsed and told in one turn of the loop, however much there is: others are waiting, and what it has brought is
+on its way while the rest is parsed."""
+
+NOTHING = memoryview(b"")
 
 
 class Broken(ConnectionError):
@@ -69,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._complete = True
         self._keeps = True
         self._held = False
+        self._rest = NOTHING
+        """What was read, and is left to later turns; nothing is read until then."""
         self._dry_bytes = self._drained_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(  # what may as well be understood; none of it tells where a body ends
@@ -95,7 +100,10 @@ class Connection(asyncio.Protocol):
 
     def go_on(self) -> None:
         self._held = False
-        self._read(True)
+        if self._rest:
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._read(True)
 
     def leave(self) -> None:
         """The listener hears no more; if only little is left of the answer, the connection is kept."""
@@ -105,6 +113,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Close it at once, whatever is on its way; the listener hears no more."""
         self._listener = None
+        self._rest = NOTHING
         self.deadline.close()
         self._transport.abort()
 
@@ -114,32 +123,18 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        unasked = self._complete
-        if unasked:
-            self.drop()
-            return
-        error: Exception | None = None
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as caught:
-            starved = isinstance(caught.__context__, MemoryError)  # in what the parser called
-            error = MemoryError() if starved else Broken(f"no HTTP: {caught}")
-        block = self._take(len(data))
-        if error is None and self._dry_bytes > MAX_HEAD_BYTES:
-            error = Broken("headers without end")
-        if not self._tell(block):
-            return
-        if self._complete:
-            self._finish(keeps=error is None)
-        elif error is not None:
-            self._fail(error)
-        elif self._drained_bytes > DRAIN_BYTES:
-            self.drop()
-        elif len(data) >= TURN_BYTES and not self._held:
+        if self._rest:  # TLS does not stop at once when reading is paused
+            self._rest = memoryview(b"".join((self._rest, data)))
+        elif len(data) <= TURN_BYTES:
+            self._parse(data)
+        else:
             self._read(False)
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self._rest = memoryview(data)
+            self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        while self._rest and self._listener is not None:  # with TLS the end does not wait until reading goes on
+            self._parse_some()
         self._on_lost(self)
         del self._parser  # nothing comes any more, and the two hold each other
         if self._listener is None:
@@ -176,6 +171,42 @@ class Connection(asyncio.Protocol):
         self._keeps = self._status != 101 and self._parser.should_keep_alive()
 
     # Its own
+
+    def _turn(self) -> None:
+        if self._held or not self._rest:
+            return
+        self._parse_some()
+        if self._rest:
+            asyncio.get_running_loop().call_soon(self._turn)
+        elif not self._held:
+            self._read(True)
+
+    def _parse_some(self) -> None:
+        data, self._rest = self._rest[:TURN_BYTES], self._rest[TURN_BYTES:]
+        self._parse(data)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        unasked = self._complete
+        if unasked:
+            self.drop()
+            return
+        error: Exception | None = None
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as caught:
+            starved = isinstance(caught.__context__, MemoryError)  # in what the parser called
+            error = MemoryError() if starved else Broken(f"no HTTP: {caught}")
+        block = self._take(len(data))
+        if error is None and self._dry_bytes > MAX_HEAD_BYTES:
+            error = Broken("headers without end")
+        if not self._tell(block):
+            return
+        if self._complete:
+            self._finish(keeps=error is None and not self._rest)
+        elif error is not None:
+            self._fail(error)
+        elif self._drained_bytes > DRAIN_BYTES:
+            self.drop()
 
     def _take(self, read_bytes: int) -> bytes:
         """What the read brought of the body."""
@@ -223,10 +254,6 @@ class Connection(asyncio.Protocol):
 
     def _late(self) -> None:
         self._fail(TimeoutError())
-
-    def _next_turn(self) -> None:
-        if not self._held:
-            self._read(True)
 
     def _read(self, on: bool) -> None:
         if self.open:

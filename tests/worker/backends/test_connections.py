@@ -44,6 +44,12 @@ def chunked(body: bytes = EVENTS, size: int = 50) -> bytes:
     return SSE + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in pieces)
 
 
+def padded(size: int) -> bytes:
+    """An answer of so many bytes, head and all."""
+    head_bytes = len(sized(b" " * size)) - size
+    return sized(b":" + b" " * (size - head_bytes - len(EVENTS) - 3) + b"\n\n" + EVENTS)
+
+
 LAST = b"0\r\n\r\n"
 
 
@@ -175,6 +181,7 @@ CLOSES = {
     "no length": SSE + b"\r\n" + EVENTS,
     "more than was asked for": sized() + sized(),
     "another protocol": sized(head=SSE) + b"\x00",
+    "more, for a later turn": padded(connection.TURN_BYTES) + b"\x00" * 10,
 }
 
 
@@ -323,23 +330,33 @@ async def test_a_flood_leaves_turns_to_others() -> None:
     def flush() -> None:
         flushed.append(turns)
 
-    peer = Peer(sized(frame(chunk("x")) * 60_000 + EVENTS))
+    flood = frame(chunk("x")) * 60_000
+    peer = Peer(sized(flood + EVENTS))
     async with serving(peer) as row, HttpBackend() as backend:
         others = asyncio.create_task(count())
         await ask(backend, row, flush)
         others.cancel()
-    assert len(flushed) > 10
-    assert len(set(flushed)) > len(flushed) / 4  # of the rest some were small
+    assert len(flushed) >= len(flood) // connection.TURN_BYTES
+    assert len(set(flushed)) > len(flushed) * 3 / 4  # what is read next comes in the turn of the rest before it
 
 
 @on_both_loops
 async def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     context = self_signed(tmp_path, "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
-    peer = Peer(chunked() + LAST, sized())
+    peer = Peer(chunked(b": x\n\n" * 50_000 + EVENTS) + LAST, padded(1_000_000))
     async with serving(peer, context) as row, HttpBackend() as backend:
         assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
     assert [number for number, _ in peer.requests] == [0, 0]
+
+
+@on_both_loops
+async def test_tls_whose_end_is_that_of_the_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = self_signed(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    peer = Peer(SSE + b"\r\n" + b": x\n\n" * 50_000 + EVENTS, close=True)
+    async with serving(peer, context) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
 
 
 @on_both_loops
