@@ -1,6 +1,11 @@
 """Loads the helpers that all tests share, and says which tests come first."""
 
+import signal
+
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell lets what it starts in the background ignore it, and so would all processes that are started here."""
 
 pytest_plugins = ["pytester", "support.plugin", "support.llamacpp", "support.valkey"]
 
