@@ -8,7 +8,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import structlog
 from aiohttp import web
@@ -27,7 +27,7 @@ STORE_RETRY_S = 0.5
 LARGE_RETRY_S = 0.2
 PIECE_BYTES = 64 << 10
 AT_ONCE_BYTES = 64 << 10
-"""Up to asyncio's high-water mark a write never waits, so it is spared its timer."""
+"""Up to asyncio's high-water mark a write need not wait, so it is spared its timer."""
 
 log = structlog.get_logger()
 
@@ -233,11 +233,13 @@ class EventStream:
             await self._write(frames[at : at + PIECE_BYTES])
 
     async def _write(self, piece: bytes) -> None:
-        if self.push(piece):
-            return
+        if not self.push(piece):
+            await self._within(self._response.write(piece))
+
+    async def _within(self, writing: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._response.write(piece)
+                await writing
             return
         except TimeoutError:
             self.cut()
@@ -248,9 +250,9 @@ class EventStream:
             self._request.transport.abort()
 
     async def close(self) -> web.StreamResponse:
-        if self._room(len(DONE)):
-            await self._response.write_eof(DONE)  # at once with the end of the answer
-        else:
+        last = DONE
+        if not self._room(len(DONE)):
             await self.write(DONE)
-            await self._response.write_eof()
+            last = b""
+        await self._within(self._response.write_eof(last))  # waits until all is taken
         return self._response

@@ -274,8 +274,9 @@ class Outbox:
             if taken is not None:
                 batch.append((line, *taken))
                 size += len(taken[1])
-            if not line.ready:
-                del self._lines[line]
+            del self._lines[line]
+            if line.ready:
+                self._lines[line] = None  # behind the others
         return batch
 
     async def _flush(self, batch: list[tuple[Line, str, bytes, Part | None]]) -> None:

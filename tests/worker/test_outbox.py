@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from shared.errors import StoreUnavailable
 from shared.store.responses import Responses
 from support.valkey import PARTITION, TENANT, WORKER, due, key, log_of, rid, started
+from worker import outbox
 from worker.outbox import MAX_FLUSH_BYTES, MAX_LINE_BYTES, MAX_PART_BYTES, MAX_PARTS, Line, Outbox
 
 WAIT_S = 5.0
@@ -375,6 +376,21 @@ async def test_parts_are_small_enough_to_be_sent_to_readers(responses: Responses
             ["s", "1", "1"],
         ]
         assert await log_of(redis, 1) == b"<0><begin>" + half * 5 + b"<end>"
+
+
+async def test_who_has_much_to_send_takes_turns_with_others(
+    responses: Responses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_FLUSH_BYTES", MAX_PART_BYTES)
+    async with bench(responses, 2) as b:
+        busy, quiet = b.lines
+        b.wire.open.clear()
+        for _ in range(4):
+            busy.append(b"x" * MAX_PART_BYTES, 1)
+        quiet.append(b"<2>", 1)
+        b.wire.open.set()
+        await b.sent(busy)
+        assert [headers[0].split()[1] for headers in b.wire.sent].index(rid(2)) == 1
 
 
 async def test_one_flush_carries_only_so_many_parts(responses: Responses) -> None:

@@ -121,11 +121,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._tls = transport.get_extra_info("sslcontext") is not None
 
     def data_received(self, data: bytes) -> None:
-        if self._rest:  # TLS does not stop at once when reading is paused
-            self._rest = memoryview(b"".join((self._rest, data)))
-        elif len(data) <= TURN_BYTES:
+        if self._tls or len(data) <= TURN_BYTES:  # uvloop's TLS loses what comes behind a pause, if the end comes too
             self._parse(data)
         else:
             self._read(False)
@@ -133,8 +132,9 @@ class Connection(asyncio.Protocol):
             self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        while self._rest and self._listener is not None:  # with TLS the end does not wait until reading goes on
+        while self._rest and self._listener is not None:  # it broke while we wrote
             self._parse_some()
+        self._rest = NOTHING
         self._on_lost(self)
         del self._parser  # nothing comes any more, and the two hold each other
         if self._listener is None:
@@ -182,8 +182,14 @@ class Connection(asyncio.Protocol):
             self._read(True)
 
     def _parse_some(self) -> None:
-        data, self._rest = self._rest[:TURN_BYTES], self._rest[TURN_BYTES:]
-        self._parse(data)
+        data, self._rest = (
+            self._rest[:TURN_BYTES],
+            self._rest[TURN_BYTES:] or NOTHING,
+        )  # an empty part would hold the whole
+        try:
+            self._parse(data)
+        except Exception as error:  # noqa: BLE001 - the loop would only log it, and the answer would be waited for
+            self._fail(error)
 
     def _parse(self, data: bytes | memoryview) -> None:
         unasked = self._complete

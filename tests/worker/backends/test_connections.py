@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -357,6 +358,33 @@ async def test_tls_whose_end_is_that_of_the_answer(monkeypatch: pytest.MonkeyPat
     peer = Peer(SSE + b"\r\n" + b": x\n\n" * 50_000 + EVENTS, close=True)
     async with serving(peer, context) as row, HttpBackend() as backend:
         assert await said(backend, row) == "Hello"
+
+
+@on_both_loops
+async def test_tls_that_ends_at_once_with_a_large_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Servers that say the end and close, without waiting for ours."""
+    context = self_signed(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with context.wrap_socket(peer, server_side=True) as tls:
+                tls.settimeout(20)
+                asked = b""
+                while not asked.endswith(b"}"):
+                    asked += tls.recv(1 << 16)
+                tls.sendall(padded(400_000))
+                tls.setblocking(False)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    tls.unwrap()
+
+        server = asyncio.create_task(asyncio.to_thread(serve))
+        async with HttpBackend() as backend:
+            row = ModelRow(dialect="chat", base_url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
+            assert await said(backend, row) == "Hello"
+        await server
 
 
 @on_both_loops
