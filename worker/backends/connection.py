@@ -182,10 +182,8 @@ class Connection(asyncio.Protocol):
             self._read(True)
 
     def _parse_some(self) -> None:
-        data, self._rest = (
-            self._rest[:TURN_BYTES],
-            self._rest[TURN_BYTES:] or NOTHING,
-        )  # an empty part would hold the whole
+        data, rest = self._rest[:TURN_BYTES], self._rest[TURN_BYTES:]
+        self._rest = rest or NOTHING  # an empty part would hold the whole
         try:
             self._parse(data)
         except Exception as error:  # noqa: BLE001 - the loop would only log it, and the answer would be waited for
