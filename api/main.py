@@ -18,6 +18,7 @@ from shared import logs
 from shared.config import load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.garbage import collect_rarely
+from shared.program import program
 from shared.seal import Sealer
 from shared.settings import Settings
 
@@ -36,7 +37,7 @@ def main() -> int:
     try:
         settings = load_settings(os.environ, read_config(os.environ))
         if settings.redis_url is None:
-            raise ConfigError(["REDIS_URL: a front end needs it; `respool up` starts an embedded Valkey itself"])
+            raise ConfigError([f"REDIS_URL: a front end needs it; `{program()} up` starts an embedded Valkey itself"])
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
         return EXIT_CONFIG

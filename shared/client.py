@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from shared.core.sse import LineTooLong, SSEDecoder
+from shared.program import program
 from shared.wire.responses import ErrorEnvelope
 
 CONNECT_TIMEOUT_S = 10
@@ -126,7 +127,7 @@ class Client:
             raise self.unreachable(error) from error
 
     def unreachable(self, error: Exception) -> Unreachable:
-        remedy = "start one with `respool up`, or name another with --url (RESPOOL_URL)"
+        remedy = f"start one with `{program()} up`, or name another with --url (RESPOOL_URL)"
         return Unreachable(f"no server answers at {self.url} ({str(error) or 'timeout'}): {remedy}")
 
     def stream(self, screen: Screen, response_id: str = "", after: int | None = None) -> "Stream":
@@ -177,7 +178,7 @@ class Stream:
             if retries > RETRIES:
                 self._screen.end_line()
                 behind = "" if self.after is None else f" --after {self.after}"
-                remedy = f"respool watch {self.response_id}{behind} --url {self._client.url}"
+                remedy = f"{program()} watch {self.response_id}{behind} --url {self._client.url}"
                 raise Unreachable(f"the stream was lost ({error}); the response may still run, go on with: {remedy}")
             pause_s = min(self._client.first_pause_s * 2 ** max(retries - 1, 0), LONGEST_PAUSE_S)
         self._screen.end_line()

@@ -3,6 +3,7 @@
 import ipaddress
 
 from shared.errors import ConfigError
+from shared.program import program
 from shared.settings import Settings
 
 EXAMPLE_SHA256 = "8cfae1ed434ce1152950dcd84539e0bca0430311e374a0527dc523034fe379f6"
@@ -30,5 +31,5 @@ def check_exposure(settings: Settings, *, stored_keys: bool = False) -> None:
             ]
         )
     if needs_stored_keys(settings) and not stored_keys:
-        remedy = "listen on 127.0.0.1 first, make one meanwhile with `respool keys create NAME` and start again, or add a [[keys]] table"
+        remedy = f"listen on 127.0.0.1 first, make one meanwhile with `{program()} keys create NAME` and start again, or add a [[keys]] table"
         raise ConfigError([f"HOST: {settings.host} can be reached by others, and no keys are configured: {remedy}"])

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from shared.errors import RespoolError
 from shared.operating import open_redis, settings_of
+from shared.program import program
 from shared.settings import TENANT, Settings
 from shared.store.redis import Store
 from shared.store.tenants import KeyRow, Tenants, new_key
@@ -51,5 +52,5 @@ async def revoke(environ: Mapping[str, str], name: str) -> bool:
     settings = settings_of(environ)
     async with open_tenants(settings) as tenants:
         if not await tenants.revoke(name):
-            raise RespoolError(f"there is no key called {name}; `respool keys list` shows them")
+            raise RespoolError(f"there is no key called {name}; `{program()} keys list` shows them")
         return not settings.keys and not await tenants.any()

@@ -12,6 +12,7 @@ from shared.config import load_settings, read_config
 from shared.core.diagnosis import Limits, Trouble, diagnose
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.ids import HOME_PARTITION, base32, is_response_id
+from shared.program import program
 from shared.settings import Settings
 from shared.store.checks import inspect
 from shared.store.processes import ask_to_drain, living
@@ -49,7 +50,9 @@ async def open_redis(settings: Settings) -> AsyncIterator[Client]:
 
 
 def _nothing_runs(data_dir: str) -> ConfigError:
-    remedy = "start it with `respool up`, name its folder with --data, or another Redis with --redis-url (REDIS_URL)"
+    remedy = (
+        f"start it with `{program()} up`, name its folder with --data, or another Redis with --redis-url (REDIS_URL)"
+    )
     folder = Path(data_dir).resolve()
     return ConfigError([f"REDIS_URL: no Redis is named, and no embedded one runs in {folder}: {remedy}"])
 

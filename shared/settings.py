@@ -236,8 +236,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 TABLES = ("keys", "models")  # only in the file
 CONVENTIONAL = {name: name.upper() for name in ("redis_url", "host", "port", "log_level", "log_format")}
-# Not settings of a process: the file's name, and what the client commands read.
-OTHER_VARIABLES = ("RESPOOL_CONFIG", "RESPOOL_URL", "RESPOOL_API_KEY", "RESPOOL_SEAL_KEY", "RESPOOL_SEAL_KEY_FILE")
+# Not settings of a process: the file's name, what the client commands read, and how messages call the command.
+OTHER_VARIABLES = (
+    "RESPOOL_CONFIG",
+    "RESPOOL_URL",
+    "RESPOOL_API_KEY",
+    "RESPOOL_SEAL_KEY",
+    "RESPOOL_SEAL_KEY_FILE",
+    "RESPOOL_COMMAND",
+)
 
 
 def variable(setting: str) -> str:

@@ -32,6 +32,7 @@ from shared.children import Child
 from shared.config import is_overlooked
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
+from shared.program import program
 from shared.rewriting import FALLBACK, rewrite_gently
 from shared.settings import Settings, without_password
 from shared.store.redis import Store, connect
@@ -228,7 +229,7 @@ def _claim(data: Path, stack: AsyncExitStack) -> tuple[int, Path]:
         folder.chmod(0o700)
     except BlockingIOError:
         remedy = "stop it, or choose another folder with --data"
-        raise ConfigError([f"RESPOOL_DATA_DIR: another `respool up` is using {data}: {remedy}"]) from None
+        raise ConfigError([f"RESPOOL_DATA_DIR: another `{program()} up` is using {data}: {remedy}"]) from None
     except OSError as error:
         raise ConfigError([f"RESPOOL_DATA_DIR: {data} cannot be used: {error.strerror}"]) from error
     path = folder / "valkey.sock"

@@ -16,6 +16,7 @@ from shared.errors import ConfigError, StoreUnavailable
 from shared.garbage import collect_rarely
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
+from shared.program import program
 from shared.seal import Sealer
 from shared.settings import Settings
 from shared.store.checks import require_fit
@@ -46,7 +47,7 @@ def main() -> int:
     try:
         settings = load_settings(os.environ, read_config(os.environ))
         if settings.redis_url is None:
-            raise ConfigError(["REDIS_URL: a worker needs it; `respool up` starts an embedded Valkey itself"])
+            raise ConfigError([f"REDIS_URL: a worker needs it; `{program()} up` starts an embedded Valkey itself"])
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
         return EXIT_CONFIG

@@ -12,11 +12,12 @@ import click
 
 from shared.cli import client, operating, serving
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
+from shared.program import VARIABLE, program, typed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Respool: a self-hosted server for the Responses API. Start everything with `respool up`."""
+    """Respool: a self-hosted server for the Responses API. Start everything with `up`."""
 
 
 @click.command()
@@ -31,7 +32,7 @@ def version() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Prints what went wrong."""
     try:
-        code = cli.main(arguments, prog_name="respool", standalone_mode=False)
+        code = cli.main(arguments, prog_name=program(), standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -55,4 +56,5 @@ for _command in (*serving.COMMANDS, *client.COMMANDS, *operating.COMMANDS, versi
 
 
 def main() -> None:
+    os.environ.setdefault(VARIABLE, typed(sys.argv[0]))
     sys.exit(run(sys.argv[1:]))

@@ -48,7 +48,7 @@ version = "1"
 COMMAND = """
 import os, sys, part
 def main():
-    print(os.getcwd(), *sys.argv[1:])
+    print(os.getcwd(), *sys.argv[1:], *([os.environ["RESPOOL_COMMAND"]] if "name" in sys.argv else []))
     sys.exit(7 if "fail" in sys.argv else 0)
 """
 FAKE_PYTEST = """
@@ -144,6 +144,14 @@ def test_a_later_run_only_starts_the_command(installed: Checkout) -> None:
 def test_it_works_from_anywhere_and_hands_on_folder_and_status(installed: Checkout, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(installed.root / "dev")
     assert installed.run("link", "fail", cwd=tmp_path) == (7, f"{tmp_path} fail\n", "")
+
+
+def test_the_command_learns_how_it_was_called(installed: Checkout, tmp_path: Path) -> None:
+    """Its messages name commands that can be typed: the person has no `respool`."""
+    root = installed.root
+    assert installed.run("dev", "name")[1] == f"{root} name {Path(sys.executable).name} dev\n"
+    assert installed.run("./dev", "name")[1] == f"{root} name ./dev\n"
+    assert installed.run(root / "dev", "name", cwd=tmp_path)[1] == f"{tmp_path} name '{root}/dev'\n"  # it has spaces
 
 
 def test_tests_get_their_packages_and_run_in_the_project(installed: Checkout, tmp_path: Path) -> None:

@@ -307,6 +307,14 @@ def test_exit_codes(
     assert "Traceback" not in printed.out + printed.err
 
 
+async def test_messages_name_the_command_as_it_was_called() -> None:
+    for told, name in (("", "respool"), ("./dev", "./dev")):
+        _, _, err = await finished(await respool("get", ID, "--url", "http://127.0.0.1:1", RESPOOL_COMMAND=told))
+        assert f"start one with `{name} up`" in err
+        _, out, _ = await finished(await respool("get", "--help", RESPOOL_COMMAND=told))
+        assert f"Usage: {name} get [OPTIONS]" in out
+
+
 async def test_version_is_quick() -> None:
     """Lazy imports are kept: the slow libraries are not loaded for it."""
     heavy = {"aiohttp", "redis", "arq", "structlog", "api", "worker"}
