@@ -15,6 +15,7 @@ from shared.wire.responses import ErrorEnvelope
 
 CONNECT_TIMEOUT_S = 10
 SILENCE_S = 60  # the server pings every 15 s
+MOST_NAMED = 8  # models
 RETRIES = 6  # in a row, without a single event
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 MAX_EVENT_BYTES = 64 * 1024 * 1024
@@ -107,10 +108,15 @@ class Client:
         self.http, self.url, self.first_pause_s = http, url, first_pause_s
 
     async def first_model(self) -> str:
+        """The first that the server lists; says so, for there may be others, and patterns are not listed."""
         models = msgspec.json.decode(await self.call("GET", "/v1/models", _Models), type=_Models).data
         if not models:
             raise click.ClickException("the server lists no models: name one with --model")
-        return models[0].id
+        first, *others = (model.id for model in models)
+        more = f", and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        there = f"; there are {', '.join(others[:MOST_NAMED])}{more}" if others else ""
+        click.echo(f"model: {first} (another with --model NAME{there})", err=True)
+        return first
 
     async def call(self, method: str, path: str, shape: type[msgspec.Struct] = Snapshot) -> bytes:
         """The body of a 200, which has this *shape*; anything else is raised."""
@@ -177,11 +183,19 @@ class Stream:
                 click.echo(f"the stream was cut ({error}): trying again ...", err=True)
             if retries > RETRIES:
                 self._screen.end_line()
-                behind = "" if self.after is None else f" --after {self.after}"
-                remedy = f"{program()} watch {self.response_id}{behind} --url {self._client.url}"
-                raise Unreachable(f"the stream was lost ({error}); the response may still run, go on with: {remedy}")
+                remedy = f"the response may still run, go on with: {self.go_on()}"
+                raise Unreachable(f"the stream was lost ({error}); {remedy}")
             pause_s = min(self._client.first_pause_s * 2 ** max(retries - 1, 0), LONGEST_PAUSE_S)
         self._screen.end_line()
+
+    def go_on(self) -> str:
+        """The command that shows the rest."""
+        behind = "" if self.after is None else f" --after {self.after}"
+        return f"{program()} watch {self.response_id}{behind} --url {self._client.url}"
+
+    def cancel(self) -> str:
+        """The command that stops the response."""
+        return f"{program()} cancel {self.response_id} --url {self._client.url}"
 
     async def _read(self, reply: aiohttp.ClientResponse) -> None:
         await _check(reply)

@@ -50,16 +50,19 @@ def _print_json(body: bytes) -> None:
 
 @click.command()
 @click.argument("text")
-@click.option("--model", help="The model; by default the first that the server lists.")
+@click.option("--model", help="The model; by default the first that the server lists, which is then told.")
 @click.option(
     "--background",
     is_flag=True,
-    help="Print its id first; it runs on if the connection is lost, but not behind Ctrl-C.",
+    help="Print its id first; it runs on when the connection is lost, and behind Ctrl-C.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the finished Response as JSON instead of its text.")
 @with_server
 def ask(text: str, model: str | None, background: bool, as_json: bool, url: str, key: str | None) -> int:
-    """Send TEXT (or - for standard input) and print the answer as it comes. Ctrl-C cancels it."""
+    """Send TEXT (or - for standard input) and print the answer as it comes.
+
+    Ctrl-C cancels it. With --background it goes on, and how to see the rest and how to stop it is told.
+    """
     prompt = sys.stdin.read() if text == "-" else text
 
     async def use(client: "Client") -> int:
@@ -71,8 +74,8 @@ def ask(text: str, model: str | None, background: bool, as_json: bool, url: str,
             await stream.create({"model": name, "input": prompt, "stream": True, "background": background})
         except asyncio.CancelledError:  # Ctrl-C; a foreground response is cancelled by the hang-up itself
             if background and stream.response_id:
-                await client.call("POST", f"/v1/responses/{stream.response_id}/cancel")
-                click.echo(f"\ncancelled {stream.response_id}", err=True)
+                click.echo(f"\n{stream.response_id} goes on. See the rest: {stream.go_on()}", err=True)
+                click.echo(f"Stop it: {stream.cancel()}", err=True)
             raise
         return await _conclude(client, stream, as_json=as_json)
 

@@ -62,6 +62,7 @@ class Server:
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.status = 200
+        self.models = ["m1", "m2"]
         self.states: list[str] = []
         """In which the response is when it is asked for; behind them it is in_progress."""
         self.streaming = asyncio.Event()
@@ -73,7 +74,7 @@ class Server:
                 {"error": {"message": "Bad key.", "type": "t", "param": None, "code": None}}, status=401
             )
         if request.path == "/v1/models":
-            rows = [{"id": name, "object": "model", "created": 0, "owned_by": "x"} for name in ("m1", "m2")]
+            rows = [{"id": name, "object": "model", "created": 0, "owned_by": "x"} for name in self.models]
             return web.json_response({"object": "list", "data": rows})
         if request.path.endswith("/cancel"):
             return web.json_response(response("cancelled"))
@@ -212,12 +213,27 @@ async def finished(process: asyncio.subprocess.Process) -> tuple[int | None, str
 async def test_ask_from_the_command_line() -> None:
     server = Server(send(*EVENTS, DONE))
     async with server.serve() as url:
-        assert await finished(await respool("ask", "Hi", "--url", url)) == (0, SHOWN, "")
-        code, out, _ = await finished(await respool("ask", "Hi", "--model", "m2", "--json", RESPOOL_URL=url))
-        assert (code, json.loads(out)) == (0, response())
+        told = "model: m1 (another with --model NAME; there are m2)\n"
+        assert await finished(await respool("ask", "Hi", "--url", url)) == (0, SHOWN, told)
+        code, out, err = await finished(await respool("ask", "Hi", "--model", "m2", "--json", RESPOOL_URL=url))
+        assert (code, json.loads(out), err) == (0, response(), "")
     assert server.bodies == [
         {"model": name, "input": "Hi", "stream": True, "background": False} for name in ("m1", "m2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "model: m1 (another with --model NAME)\n"),  # patterns are not listed: there may be others
+        (11, "model: m1 (another with --model NAME; there are m2, m3, m4, m5, m6, m7, m8, m9, and 2 more)\n"),
+    ],
+)
+async def test_ask_says_which_model_it_took(count: int, told: str) -> None:
+    server = Server(send(*EVENTS, DONE))
+    server.models = [f"m{number}" for number in range(1, count + 1)]
+    async with server.serve() as url:
+        assert await finished(await respool("ask", "Hi", "--url", url)) == (0, SHOWN, told)
 
 
 async def test_watch_get_and_cancel() -> None:
@@ -271,8 +287,10 @@ async def test_ctrl_c(background: bool) -> None:
         process.send_signal(signal.SIGINT)
         code, _, err = await finished(process)
     assert code == 130
-    assert (f"POST /v1/responses/{ID}/cancel" in server.asked) == background
-    assert (f"cancelled {ID}" in err) == background
+    assert [each for each in server.asked if "/cancel" in each] == []  # the hang-up cancels what is in the foreground
+    where = f"--url {url.removesuffix('/v1')}"
+    told = f"{ID} goes on. See the rest: respool watch {ID} --after 3 {where}\nStop it: respool cancel {ID} {where}\n"
+    assert (told in err) == background
 
 
 @pytest.mark.parametrize(
