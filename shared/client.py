@@ -260,6 +260,9 @@ async def _check(reply: aiohttp.ClientResponse) -> None:
 @asynccontextmanager
 async def connect(url: str, key: str | None) -> AsyncIterator[Client]:
     """A client for the server at *url*, with or without ``/v1`` at its end."""
+    url, key = url.strip(), (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise click.UsageError("--key (RESPOOL_API_KEY, OPENAI_API_KEY) holds characters that a header cannot carry")
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url (RESPOOL_URL) is {url}: it begins with http:// or https://")
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S)

@@ -28,7 +28,7 @@ OF_THE_MODEL = ("name", "channel", "created", "owned_by", "context_tokens", "bac
 
 def read_config(environ: Mapping[str, str]) -> bytes | None:
     """The bytes of the file that ``RESPOOL_CONFIG`` names, if it names one."""
-    path = environ.get("RESPOOL_CONFIG")
+    path = environ.get("RESPOOL_CONFIG", "").strip()
     if not path:
         return None
     try:
@@ -43,7 +43,8 @@ def is_overlooked(environ: Mapping[str, str]) -> bool:
 
 
 def load_settings(environ: Mapping[str, str], toml: bytes | None) -> Settings:
-    """Settings from the environment, over those of the file, over the defaults. Empty variables count as unset."""
+    """Settings from the environment, over those of the file, over the defaults. Empty variables count as unset; blanks
+    and line ends around a text, in either, do not count."""
     return _Loader(environ).load(toml)
 
 
@@ -51,7 +52,7 @@ class _Loader:
     """Reads everything and gathers the mistakes."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = {name: value for name, value in environ.items() if value}
+        self.environ = {name: text for name, value in environ.items() if (text := value.strip())}
         self.problems: list[str] = []
 
     def load(self, toml: bytes | None) -> Settings:
@@ -91,7 +92,7 @@ class _Loader:
                 self.problems.append(f"{path}{name}: there is no such setting{hint}")
                 continue
             try:
-                values[name] = msgspec.convert(value, fields[name].type)
+                values[name] = msgspec.convert(value.strip() if isinstance(value, str) else value, fields[name].type)
             except msgspec.ValidationError as error:
                 self.problems.append(f"{path}{name}: {_told(error, fields[name].type)}")
         self.problems += [
@@ -130,7 +131,7 @@ class _Loader:
         """The value of a variable, or of the file that ``<name>_FILE`` names; empty when there is neither."""
         text, path = self.environ.get(name, ""), self.environ.get(f"{name}_FILE")
         if not path:
-            return text.strip()
+            return text
         if text:
             self.problems.append(f"{name}_FILE: {name} is set as well; unset one of them")
         try:
@@ -233,7 +234,7 @@ class _Loader:
     def default_models(self) -> dict[str, ModelRow]:
         """Without models in the file: whatever ``OPENAI_*`` names, and always ``echo``."""
         rows = {"echo": ModelRow(dialect="echo", backend="echo")}
-        base_url, key = self.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/"), self.key("OPENAI_API_KEY")
+        base_url, key = self.environ.get("OPENAI_BASE_URL", "").rstrip("/"), self.key("OPENAI_API_KEY")
         if base_url:
             self.address(base_url, "OPENAI_BASE_URL")
             key_env = "OPENAI_API_KEY" if key else ""

@@ -236,6 +236,17 @@ async def test_ask_says_which_model_it_took(count: int, told: str) -> None:
         assert await finished(await respool("ask", "Hi", "--url", url)) == (0, SHOWN, told)
 
 
+async def test_blanks_around_address_and_key_do_not_count() -> None:
+    """As where they come from a file with a line end."""
+    server = Server()
+    async with server.serve() as url:
+        given = {"RESPOOL_URL": f" {url}/\n", "RESPOOL_API_KEY": "sk-1\r\n"}
+        assert (await finished(await respool("get", ID, **given)))[0] == 0
+        code, _, err = await finished(await respool("get", ID, "--url", url, "--key", "sk\n1"))
+    assert (code, "sk" in err.replace("--key", "")) == (2, False)
+    assert "characters that a header cannot carry" in err
+
+
 async def test_watch_get_and_cancel() -> None:
     server = Server(send(*EVENTS[3:], DONE))
     async with server.serve() as url:

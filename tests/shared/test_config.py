@@ -201,6 +201,47 @@ def test_secrets_from_files(tmp_path: Path) -> None:
     ]
 
 
+def test_blanks_and_line_ends_around_a_value_do_not_count(tmp_path: Path) -> None:
+    """As they come from files: a key with its line end, variables of a file with Windows' line ends."""
+    toml = f"""
+        host = " ::1 "
+        [models.gpt]
+        dialect = "chat "
+        base_url = " http://h/v1/ "
+        model = " own\t"
+        key_env = " GPT_KEY "
+        profile_overrides = {{auth_header = " api-key "}}
+        [[keys]]
+        name = "a "
+        tenant = "t "
+        sha256 = "{KEY}\\n"
+    """
+    environ = {
+        "GPT_KEY": "sk-1\r\n",
+        "PORT": "9001\r",
+        "REDIS_URL": " redis://h/1\n",
+        "LOG_LEVEL": "DEBUG ",
+        "LOG_FORMAT": " ",
+    }
+    settings = load_settings(environ, toml.encode())
+    row = settings.models["gpt"]
+    assert (settings.host, settings.port, settings.redis_url) == ("::1", 9001, "redis://h/1")
+    assert (settings.log_level, settings.log_format) == ("debug", "auto")
+    assert (row.dialect, row.base_url, row.model) == ("chat", "http://h/v1", "own")
+    assert row.quirks.auth_header == "api-key"
+    assert row.key is not None
+    assert row.key.reveal() == "sk-1"
+    assert settings.keys == (ApiKey(name="a", tenant="t", sha256=KEY),)
+    (tmp_path / "c.toml").touch()
+    assert read_config({"RESPOOL_CONFIG": f"{tmp_path}/c.toml\r\n"}) == b""
+
+
+@pytest.mark.parametrize("address", ["http://h /v1", "http://h\u00a0x/v1"])
+def test_blanks_inside_an_address_are_told(address: str) -> None:
+    toml = f'[models.gpt]\ndialect = "chat"\nbase_url = "{address}"'
+    assert problems({}, toml) == ["models.gpt.base_url: must be an address such as http://127.0.0.1:8000/v1"]
+
+
 @pytest.mark.parametrize(
     ("environ", "names", "base_url", "profile"),
     [
