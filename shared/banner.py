@@ -1,10 +1,14 @@
 """What `respool up` tells people, beside its logs."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared.config import OVERLOOKED
+from shared.reachability import Row
 from shared.settings import ModelRow, Settings, without_password
+
+REMEDY = ". Start it (this server need not be started again), or correct its base_url"
 
 
 def base_url(host: str, port: int) -> str:
@@ -46,6 +50,24 @@ def banner(settings: Settings, port: int, *, keyed: bool = False, overlooked: bo
 def _told(name: str, row: ModelRow) -> str:
     """A pattern says where it leads: whatever is asked for goes there."""
     return f"{name} (to {row.base_url})" if "*" in name and row.base_url else name
+
+
+def doubts(rows: Sequence[Row], check: str) -> str:
+    """What is wrong with backends, each once for all its models, and what to do; empty when all is well. *check* is the
+    command that looks again."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.state != "ok":
+            parts.setdefault((row.state, row.message), []).append(row.part)
+    if not parts:
+        return ""
+    lines = [
+        f"  Notice  {', '.join(names)}: {message}{REMEDY if state == 'unreachable' else ''}"
+        for (state, message), names in parts.items()
+    ]
+    return "\n".join(
+        [*lines, f"          Until that is mended, responses of these models may fail. Look again: {check}", ""]
+    )
 
 
 def farewell(number: signal.Signals, drain_s: float) -> str:

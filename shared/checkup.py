@@ -3,9 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-import aiohttp
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -16,30 +14,16 @@ from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
 from shared.models import find_model
 from shared.program import program
-from shared.settings import ModelRow, Settings, without_password
+from shared.reachability import Row, open_http, reach_all
+from shared.settings import Settings, without_password
 from shared.store.checks import inspect
 from shared.supervisor import embedded_url, has_data, valkey_binary
 
-LIMIT_S = 10.0  # per backend, and for Redis
+LIMIT_S = 10.0  # for Redis
 PROBE_LIMIT_S = 500.0
-MAX_LIST_BYTES = 8 * 1024 * 1024
 UNKNOWN_KEYS = (
     "HOST: {} can be reached by others; it is only served if there are keys in {}, which could not be looked into"
 )
-
-
-class Row(msgspec.Struct):
-    part: str
-    state: Literal["ok", "warning", "error", "unreachable"]
-    message: str
-
-
-class _Named(msgspec.Struct):
-    id: str
-
-
-class _List(msgspec.Struct):
-    data: list[_Named]
 
 
 def exit_code(rows: Iterable[Row]) -> int:
@@ -65,21 +49,15 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
     if keyed is None:
         place = without_password(settings.redis_url) if settings.redis_url else settings.data_dir
         rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, place)))
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as http:
+    async with open_http() as http:
         if model is not None:
             row = settings.models.get(model) or find_model(settings.models, model)
             if row is None:
                 return [Row("configuration", "error", f"models: there is no {model}")]
-            for target in row.targets:
-                rows += await _backend(http, model, target, several=len(row.targets) > 1)
+            rows += await reach_all(http, {model: row})
             return rows if any(one.state == "unreachable" for one in rows) else [*rows, *await _probe(environ, model)]
-        probes = [
-            _backend(http, name, target, several=len(row.targets) > 1)
-            for name, row in settings.models.items()
-            for target in row.targets
-        ]
-        redis, *backends = await asyncio.gather(_redis(settings), *probes)
-    return [*rows, *redis, *(row for part in backends for row in part)]
+        redis, backends = await asyncio.gather(_redis(settings), reach_all(http, settings.models))
+    return [*rows, *redis, *backends]
 
 
 async def _probe(environ: Mapping[str, str], model: str) -> list[Row]:
@@ -130,35 +108,3 @@ def _embedded_at_rest(data_dir: str) -> Row:
     return Row(
         "redis", "ok", f"not checked: no REDIS_URL, so `{program()} up` starts the embedded Valkey in {data_dir}"
     )
-
-
-async def _backend(http: aiohttp.ClientSession, name: str, row: ModelRow, *, several: bool) -> list[Row]:
-    """Ask the backend for its models: is it there, does it take the key, does it know the model?"""
-    part = f"models.{name} ({row.backend})" if several else f"models.{name}"
-    if row.dialect == "echo":
-        return [Row(part, "ok", "embedded")]
-    headers = dict(row.headers) | row.quirks.key_header(row.key.reveal() if row.key else None)
-    if row.dialect == "anthropic":
-        headers["anthropic-version"] = "2023-06-01"
-    query = row.quirks.extra_query
-    try:
-        async with http.get(f"{row.base_url}/models", params=query, headers=headers, allow_redirects=False) as reply:
-            status, body = reply.status, await reply.content.read(MAX_LIST_BYTES)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return [Row(part, "unreachable", f"{row.base_url} does not answer: {str(error) or 'timeout'}")]
-    if status in (401, 403):
-        return [Row(part, "error", f"{row.base_url} refuses the key in {row.key_env or '(none: set key_env)'}")]
-    if status != 200:
-        return [Row(part, "warning", f"{row.base_url} answers, but GET /models gives {status}: is the path right?")]
-    wanted = row.model or ("" if "*" in name else name)
-    if wanted and not _lists(body, wanted):
-        return [Row(part, "warning", f"{row.base_url} does not list a model {wanted}")]
-    return [Row(part, "ok", row.base_url)]
-
-
-def _lists(body: bytes, model: str) -> bool:
-    """Whether the answer lists *model*; an answer of another form is not judged."""
-    try:
-        return any(named.id == model for named in msgspec.json.decode(body, type=_List).data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return True

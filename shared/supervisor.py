@@ -1,6 +1,6 @@
 """`respool up`: the embedded Valkey, the front ends and the workers as children of one process.
 
-    Redis answers -> rooms start -> GET /ready is 200 -> banner -> a signal -> rooms drain -> Valkey ends
+    Redis answers -> rooms start -> GET /ready is 200 -> banner, a look at the backends -> a signal -> rooms drain -> Valkey ends
 
 Before the banner a child that ends stops the start; after it, it is started again.
 """
@@ -11,6 +11,7 @@ import fcntl
 import importlib.util
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -27,12 +28,13 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
-from shared.banner import banner, base_url, farewell
+from shared.banner import banner, base_url, doubts, farewell
 from shared.children import Child
 from shared.config import is_overlooked
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
 from shared.program import program
+from shared.reachability import open_http, reach_all
 from shared.rewriting import FALLBACK, rewrite_gently
 from shared.settings import Settings, without_password
 from shared.store.redis import Store, connect
@@ -92,6 +94,7 @@ class Supervisor:
                 if await self._reached(_ready(self._settings.host, port)):
                     self._up = True
                     self._say(banner(self._settings, port, keyed=self._keyed, overlooked=is_overlooked(self._environ)))
+                    stack.push_async_callback(end, asyncio.create_task(self._look_at_backends()))
             return await self._ended
 
     def _check_new_data(self) -> None:
@@ -178,6 +181,14 @@ class Supervisor:
             stored = await Tenants(Store(client)).any()
         check_exposure(self._settings, stored_keys=stored)
         self._keyed = self._keyed or stored
+
+    async def _look_at_backends(self) -> None:
+        """Behind the start, which waits for none of them: one that does not answer may come up later."""
+        async with open_http() as http:
+            rows = await reach_all(http, self._settings.models)
+        config = self._environ.get("RESPOOL_CONFIG")
+        if text := doubts(rows, f"{program()} check{f' --config {shlex.quote(config)}' if config else ''}"):
+            self._say(text)
 
     def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> None:
         given = {

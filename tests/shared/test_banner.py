@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.banner import banner, base_url, farewell
+from shared.banner import banner, base_url, doubts, farewell
+from shared.reachability import Row
 from shared.settings import ModelRow, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,22 @@ def test_banner() -> None:
     assert 'os.environ["RESPOOL_API_KEY"]' in keyed
     assert '"model": "echo"' in keyed
     assert "respool.toml" not in keyed
+
+
+def test_doubts() -> None:
+    rows = [
+        Row("models.echo", "ok", "embedded"),
+        Row("models.a", "unreachable", "http://h/v1 does not answer: timeout"),
+        Row("models.b", "error", "http://g is not the whole address: base_url must be http://g/v1"),
+        Row("models.c", "unreachable", "http://h/v1 does not answer: timeout"),
+    ]
+    assert doubts(rows[:1], "") == ""
+    assert doubts(rows, "./dev check") == (
+        "  Notice  models.a, models.c: http://h/v1 does not answer: timeout."
+        " Start it (this server need not be started again), or correct its base_url\n"
+        "  Notice  models.b: http://g is not the whole address: base_url must be http://g/v1\n"
+        "          Until that is mended, responses of these models may fail. Look again: ./dev check\n"
+    )
 
 
 def test_farewell() -> None:

@@ -14,9 +14,10 @@ import click
 import pytest
 from aiohttp import web
 
-from shared.checkup import Row, examine, exit_code
+from shared.checkup import examine, exit_code
 from shared.cli import run
 from shared.client import RETRIES, Screen, Stream, Unreachable, connect, judge
+from shared.reachability import Row
 from shared.settings import CONVENTIONAL
 from shared.store.checks import Finding, assess
 from shared.supervisor import valkey_binary
@@ -391,6 +392,13 @@ async def test_check_asks_the_backends(tmp_path: Path, status: int, body: str, k
     assert (row.part, row.state) == ("models.gpt", state)
     assert said in row.message
     assert "sk-" not in str(rows)
+
+
+async def test_check_says_that_an_address_lacks_v1() -> None:
+    async with backend(200, '{"data": []}') as url:
+        rows = await examine({"OPENAI_BASE_URL": url.removesuffix("/v1"), "OPENAI_API_KEY": "sk-good"})
+    where = url.removesuffix("/v1")
+    assert rows[-1] == Row("models.*", "error", f"{where} is not the whole address: base_url must be {url}")
 
 
 async def test_check_looks_at_redis(tmp_path: Path) -> None:

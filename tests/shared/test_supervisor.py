@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from shared.checkup import Row
 from shared.checkup import examine as check
 from shared.errors import RespoolError
 from shared.operating import examine
+from shared.reachability import Row
 from shared.supervisor import embedded_url, free_port, plan_valkey, valkey_binary
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +201,36 @@ async def test_a_signal_during_the_start(tmp_path: Path) -> None:
         assert await running.text("said") == "said Stopping."
         assert await running.ended() == 143
         assert gone(pid)
+
+
+async def test_a_backend_that_does_not_answer_is_told_behind_the_start(tmp_path: Path) -> None:
+    async with up(tmp_path, OPENAI_BASE_URL="http://127.0.0.1:1/v1") as running:
+        await running.pids()
+        told = await running.text("said Notice")
+        assert told.startswith("said Notice models.*: http://127.0.0.1:1/v1 does not answer: ")
+        assert told.endswith("responses of these models may fail. Look again: respool check")
+        assert "Start it (this server need not be started again), or correct its base_url" in told
+
+
+async def test_a_backend_that_is_slow_to_answer_holds_up_neither_start_nor_end(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with (
+        server,
+        up(tmp_path, OPENAI_BASE_URL=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as running,
+    ):
+        await running.pids()
+        async with asyncio.timeout(LIMIT_S):
+            await asked.wait()
+        running.process.terminate()
+        assert await running.ended() == 143
+        assert not any(line.startswith("said Notice") for line in running.lines)
 
 
 async def test_two_on_one_folder(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fakes.upstream import DONE, Call, FakeUpstream, Step, call_delta, chunk, completion, frame, reply, send, status
-from shared.checkup import Row, examine, exit_code
+from shared.checkup import examine, exit_code
 from shared.cli import run
+from shared.reachability import Row
 from support.llamacpp import LlamaCpp
 from support.wires import Dialect, wire
 

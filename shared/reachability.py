@@ -1,0 +1,91 @@
+"""Whether backends answer, take our keys and know their models: for `respool check`, and behind the start of `respool up`."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
+import aiohttp
+import msgspec
+
+from shared.settings import ModelRow
+
+LIMIT_S = 10.0  # for each call
+MAX_LIST_BYTES = 8 * 1024 * 1024
+
+
+class Row(msgspec.Struct):
+    """One line of `respool check`."""
+
+    part: str
+    state: Literal["ok", "warning", "error", "unreachable"]
+    message: str
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _List(msgspec.Struct):
+    data: list[_Named]
+
+
+def open_http() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S))
+
+
+async def reach_all(http: aiohttp.ClientSession, models: Mapping[str, ModelRow]) -> list[Row]:
+    """A row for each backend of each model, all asked at once."""
+    return await asyncio.gather(
+        *(
+            reach(http, name, target, several=len(row.targets) > 1)
+            for name, row in models.items()
+            for target in row.targets
+        )
+    )
+
+
+async def reach(http: aiohttp.ClientSession, name: str, row: ModelRow, *, several: bool) -> Row:
+    """Ask the backend for its models: is it there, does it take the key, does it know the model?"""
+    part = f"models.{name} ({row.backend})" if several else f"models.{name}"
+    if row.dialect == "echo":
+        return Row(part, "ok", "embedded")
+    try:
+        status, body = await _list(http, row, row.base_url)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Row(part, "unreachable", f"{row.base_url} does not answer: {str(error) or 'timeout'}")
+    if status in (401, 403):
+        return Row(part, "error", f"{row.base_url} refuses the key in {row.key_env or '(none: set key_env)'}")
+    if status != 200:
+        if not row.base_url.endswith("/v1") and await _begins_at(http, row, f"{row.base_url}/v1"):
+            return Row(part, "error", f"{row.base_url} is not the whole address: base_url must be {row.base_url}/v1")
+        return Row(part, "warning", f"{row.base_url} answers, but GET /models gives {status}: is the path right?")
+    wanted = row.model or ("" if "*" in name else name)
+    if wanted and not _lists(body, wanted):
+        return Row(part, "warning", f"{row.base_url} does not list a model {wanted}")
+    return Row(part, "ok", row.base_url)
+
+
+async def _list(http: aiohttp.ClientSession, row: ModelRow, base_url: str) -> tuple[int, bytes]:
+    headers = dict(row.headers) | row.quirks.key_header(row.key.reveal() if row.key else None)
+    if row.dialect == "anthropic":
+        headers["anthropic-version"] = "2023-06-01"
+    query = row.quirks.extra_query
+    async with http.get(f"{base_url}/models", params=query, headers=headers, allow_redirects=False) as reply:
+        return reply.status, await reply.content.read(MAX_LIST_BYTES)
+
+
+async def _begins_at(http: aiohttp.ClientSession, row: ModelRow, base_url: str) -> bool:
+    """Whether the list of models is there."""
+    try:
+        status, body = await _list(http, row, base_url)
+        return status == 200 and bool(msgspec.json.decode(body, type=_List))
+    except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+
+
+def _lists(body: bytes, model: str) -> bool:
+    """Whether the answer lists *model*; an answer of another form is not judged."""
+    try:
+        return any(named.id == model for named in msgspec.json.decode(body, type=_List).data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return True
