@@ -20,7 +20,7 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
 
-OPEN_PATHS = {"/health", "/healthz", "/ready", "/metrics", "/openapi.json", "/docs"}
+OPEN_PATHS = {"/", "/health", "/healthz", "/ready", "/metrics", "/openapi.json", "/docs"}
 """Served without a key and without a log line."""
 REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", str)
@@ -136,7 +136,7 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.Respons
         return error_response(404, not_found.body())
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        wrong_base = request.path.startswith("/v1/responses/responses")
+        wrong_base = request.path == "/" or request.path.startswith("/v1/responses/responses")
         hint = "a client's base_url ends in /v1" if wrong_base else f"use {allowed}"
         message = f"Not allowed to {request.method} on {request.path} (HINT: {hint})"
         answer = error_response(405, ErrorBody(message, "invalid_request_error", None, "method_not_allowed"))

@@ -91,7 +91,7 @@ def _operation(operation: Operation, schema_of: Mapping[int, Json]) -> Json:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = re.findall(r"[a-z]+", operation.path.removeprefix("/v1"))
+    words = re.findall(r"[a-z]+", operation.path.removeprefix("/v1")) or ["root"]
     return "_".join([operation.method.lower(), *words])
 
 

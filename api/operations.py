@@ -55,6 +55,19 @@ class Operation:
     text: str = ""
 
 
+class About(msgspec.Struct):
+    """What this is, and where things are."""
+
+    name: str = "respool"
+    description: str = "A self-hosted server for the Responses API. A client's base_url ends in /v1."
+    api: str = "/v1/responses"
+    models: str = "/v1/models"
+    health: str = "/health"
+    ready: str = "/ready"
+    docs: str = "/docs"
+    openapi: str = "/openapi.json"
+
+
 class Health(msgspec.Struct):
     status: str
 
@@ -168,6 +181,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("DELETE", _ITEM, "Conversations", "Delete an item", Conversation, errors=(400, 404)),
     Operation("GET", "/v1/models", "Models", "List models", ModelList, text="Patterns are not listed."),
     Operation("GET", "/v1/models/{model}", "Models", "Read a model", Model, errors=(404,)),
+    Operation("GET", "/", "Server", "What this is, and where the API is", About, open=True),
     Operation("GET", "/health", "Server", "The process runs", Health, open=True),
     Operation("GET", "/healthz", "Server", "The process runs", Health, open=True),
     Operation("GET", "/ready", "Server", "It can take work", Health, open=True, errors=(503,)),

@@ -1,4 +1,7 @@
-"""``/openapi.json``, and ``/docs``: the same as one page of HTML without scripts and foreign assets. Both need no key."""
+"""``/``: where everything is. ``/openapi.json``, and ``/docs``: the same as one page of HTML without scripts and foreign assets.
+
+None needs a key, and none tells more than another.
+"""
 
 from collections.abc import Iterator
 from html import escape
@@ -9,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from api.openapi import describe
+from api.operations import About
 from api.resources import SETTINGS
 from shared.exposure import is_loopback
 from shared.settings import Settings
@@ -33,6 +37,7 @@ HEADERS = {
 routes = web.RouteTableDef()
 DOCUMENT = web.AppKey("document", bytes)
 PAGE = web.AppKey("page", str)
+ABOUT = msgspec.json.encode(About())
 
 
 def prepare(app: web.Application) -> None:
@@ -50,6 +55,11 @@ def _version() -> str:
 
 def _needs_key(settings: Settings) -> bool:
     return bool(settings.keys) or not is_loopback(settings.host)
+
+
+@routes.get("/")
+async def about(_: web.Request) -> web.Response:
+    return web.Response(body=ABOUT, content_type="application/json")
 
 
 @routes.get("/openapi.json")

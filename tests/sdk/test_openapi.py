@@ -109,8 +109,20 @@ async def test_models_and_health(raw: RawClient, check: Check) -> None:
     check("GET", "/v1/models", await raw.get("/v1/models"))
     check("GET", "/v1/models/{model}", await raw.get("/v1/models/other/model"))
     check("GET", "/v1/models/{model}", await raw.get("/v1/models/nobody"))
-    for path in ("/health", "/healthz", "/ready"):
+    for path in ("/", "/health", "/healthz", "/ready"):
         check("GET", path, await raw.get(path))
+
+
+async def test_the_root_says_where_everything_is(service: ClusterThread, raw_client: Callable[..., RawClient]) -> None:
+    """Without a key, as it tells no more than the page."""
+    stranger = raw_client(service.origin, headers={})
+    places = {name: value for name, value in (await stranger.get("/")).json().items() if value.startswith("/")}
+    assert places["api"] == "/v1/responses"
+    document = (await stranger.get("/openapi.json")).json()
+    assert set(places.values()) <= set(document["paths"])
+    wrong = await stranger.post("/", json={"model": "echo", "input": "hi"})
+    assert wrong.status == 405
+    assert wrong.json()["error"]["message"] == "Not allowed to POST on / (HINT: a client's base_url ends in /v1)"
 
 
 async def test_the_page_needs_no_key(service: ClusterThread, raw_client: Callable[..., RawClient]) -> None:
