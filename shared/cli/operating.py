@@ -51,7 +51,8 @@ def drain(worker: str | None, wait: bool, **options: object) -> int:
     """Ask WORKER, or all that run now, to take nothing new, finish what they have, and exit.
 
     As SIGTERM does, from anywhere: what takes longer than drain_s is given back or failed. Whatever keeps workers running
-    starts a new one in its place, and so does `up`; stop that instead to stop for good. GET /metrics shows the
+    starts a new one in its place, and so does `up`; stop that instead to stop for good. Until then, if there was one worker
+    only, what is new waits in the queue. GET /metrics shows the
     names of workers, and so does this command when it knows none called WORKER.
     """
     from shared.operating import drain

@@ -194,6 +194,25 @@ async def test_workers_drain_when_they_are_asked(raw_client: RawMaker, upstream:
         assert "no worker runs" in err
 
 
+async def test_what_is_new_waits_while_the_only_worker_drains(raw_client: RawMaker, upstream: NamedUpstream) -> None:
+    gate = asyncio.Event()
+    upstream.plan("runs", [*words("one "), *then(gate, "two")])
+    async with running(config=chat_model(upstream.base_url)) as cluster:
+        raw, worker = raw_client(cluster.front_ends[0].origin), cluster.workers[0]
+        runs = await create(raw, "runs")
+        await upstream.arrived("runs")
+        assert (await respool(cluster.redis_url, "drain"))[0] == 0
+        new = await create(raw, "new", model="echo")
+        gate.set()
+        assert text_of(await ended(raw, runs["id"])) == "one two"
+        assert await worker.ended() == 0
+        assert (await raw.get("/ready")).status == 200  # nothing is refused
+        assert (await raw.get(f"/v1/responses/{new['id']}")).json()["status"] == "queued"
+        await cluster.start_worker()
+        assert (await ended(raw, new["id"]))["status"] == "completed"
+        assert await check_left(cluster.redis) == 2
+
+
 async def test_a_frozen_worker_does_not_follow(raw_client: RawMaker) -> None:
     async with running(front_ends=0) as cluster:
         await cluster.workers[0].logged("hub.connected")
