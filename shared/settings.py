@@ -167,7 +167,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     max_run_s: Annotated[Seconds, Meta(description="Seconds a response may run before it fails (6 hours).")] = 21_600
     max_foreground_s: Annotated[
-        Seconds, Meta(description="Seconds a foreground call is held; official clients give up at 600 and post again.")
+        Seconds,
+        Meta(
+            description="Seconds from its creation that a foreground call is held, whichever worker has it; official clients give up at 600 and post again."
+        ),
     ] = 540
     worker_slots: Annotated[Count, Meta(description="Most responses that one worker runs at once.")] = 1024
     drain_s: Annotated[float, Meta(ge=0, le=DAY_S, description="Seconds to finish running work after SIGTERM.")] = 30

@@ -1,9 +1,10 @@
 """A response ends within its deadlines: in the queue, in its run, and in a foreground call."""
 
+import asyncio
 from collections.abc import Callable
 
 from fakes.upstream import hang
-from support.clients import RawClient
+from support.clients import Answer, RawClient
 from support.cluster import Cluster, chat_model, running
 from support.faults import (
     PREFIX,
@@ -15,11 +16,14 @@ from support.faults import (
     read_until,
     streaming,
     text_of,
+    then,
     words,
 )
 
 RawMaker = Callable[[str], RawClient]
 LATE_MS = 60_000
+OPEN = asyncio.Event()
+OPEN.set()
 
 
 async def test_a_run_that_takes_too_long(upstream: NamedUpstream, raw_client: RawMaker) -> None:
@@ -89,4 +93,33 @@ async def test_a_foreground_call_that_takes_too_long(upstream: NamedUpstream, ra
             assert "background=true" in answer.json()["error"]["message"]
         await upstream.given_up("x")
         assert upstream.calls_of("nobody") == []
+        assert await check_left(cluster.redis) == 2
+
+
+async def test_a_foreground_call_has_one_deadline_whatever_happens_to_its_worker(
+    upstream: NamedUpstream, raw_client: RawMaker
+) -> None:
+    """Its client waits for no longer because another worker took over. Before the deadline that one runs it to its end."""
+    upstream.plan("late", [hang()], [hang()])
+    upstream.plan("timely", [hang()], [*words("done"), *then(OPEN)])
+    env = {"RESPOOL_MAX_FOREGROUND_S": "60", "RESPOOL_DRAIN_S": "0"}
+    async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+
+        async def ask(text: str) -> asyncio.Task[Answer]:
+            posting = asyncio.create_task(raw.post("/v1/responses", json={"model": "tiny", "input": text}))
+            await upstream.arrived(text)
+            return posting
+
+        late = await ask("late")
+        (key,) = await cluster.redis.keys(f"{PREFIX}r:*")
+        await cluster.redis.hincrby(key, "created", -LATE_MS)
+        timely = await ask("timely")
+        assert await cluster.workers[0].terminate() == 0  # nobody has seen anything: both are given back
+        await cluster.start_worker()
+        failed, completed = (await late).json(), (await timely).json()
+        assert failed["status"] == "failed"
+        assert failed["error"]["message"].startswith("The response took longer than 60 s.")
+        assert len(upstream.calls_of("late")) == 1
+        assert (completed["status"], text_of(completed)) == ("completed", "done")
         assert await check_left(cluster.redis) == 2
