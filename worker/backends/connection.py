@@ -10,7 +10,7 @@ Nothing here waits: a read is parsed, told to the listener and done with. llhttp
 import asyncio
 import errno
 from collections.abc import Callable, Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import httptools
 
@@ -121,10 +121,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._tls = transport.get_extra_info("sslcontext") is not None
+        if transport.get_extra_info("sslcontext") is not None:
+            # While we do not read, TLS still takes what comes, and uvloop's drops that when the connection ends meanwhile.
+            cast(Any, transport).set_read_buffer_limits(1)  # so it stops behind the first read, ahead of the end
 
     def data_received(self, data: bytes) -> None:
-        if self._tls or len(data) <= TURN_BYTES:  # uvloop's TLS loses what comes behind a pause, if the end comes too
+        if len(data) <= TURN_BYTES:
             self._parse(data)
         else:
             self._read(False)

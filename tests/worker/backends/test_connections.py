@@ -6,6 +6,7 @@ import functools
 import inspect
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -317,8 +318,11 @@ async def test_no_more_is_read_than_there_is_room_for() -> None:
     assert buffered[0] > 0
 
 
+@pytest.mark.parametrize("how", ["plain", "tls"])
 @on_both_loops
-async def test_a_flood_leaves_turns_to_others() -> None:
+async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+    context = self_signed(tmp_path, "127.0.0.1") if how == "tls" else None
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
     turns = 0
     flushed: list[int] = []
 
@@ -333,7 +337,7 @@ async def test_a_flood_leaves_turns_to_others() -> None:
 
     flood = frame(chunk("x")) * 60_000
     peer = Peer(sized(flood + EVENTS))
-    async with serving(peer) as row, HttpBackend() as backend:
+    async with serving(peer, context) as row, HttpBackend() as backend:
         others = asyncio.create_task(count())
         await ask(backend, row, flush)
         others.cancel()
@@ -360,31 +364,73 @@ async def test_tls_whose_end_is_that_of_the_answer(monkeypatch: pytest.MonkeyPat
         assert await said(backend, row) == "Hello"
 
 
-@on_both_loops
-async def test_tls_that_ends_at_once_with_a_large_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Servers that say the end and close, without waiting for ours."""
-    context = self_signed(tmp_path, "127.0.0.1")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+@asynccontextmanager
+async def abrupt(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, answer: bytes, rest: bytes = b""
+) -> AsyncIterator[tuple[ModelRow, Callable[[], Awaitable[None]]]]:
+    """A TLS server that says the end and closes, without waiting for ours. With the row comes what makes it go on with
+    *rest*, and waits until it has closed."""
+    context = self_signed(folder, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "server.pem"))
+    going_on = threading.Event()
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        with context.wrap_socket(peer, server_side=True) as tls:
+            tls.settimeout(20)
+            asked = b""
+            while not asked.endswith(b"}"):
+                asked += tls.recv(1 << 16)
+            tls.sendall(answer)
+            if rest:
+                assert going_on.wait(20)
+                tls.sendall(rest)
+            tls.setblocking(False)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+
+    async def go_on() -> None:
+        going_on.set()
+        await server
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(20)
-
-        def serve() -> None:
-            peer, _ = listener.accept()
-            with context.wrap_socket(peer, server_side=True) as tls:
-                tls.settimeout(20)
-                asked = b""
-                while not asked.endswith(b"}"):
-                    asked += tls.recv(1 << 16)
-                tls.sendall(padded(400_000))
-                tls.setblocking(False)
-                with contextlib.suppress(ssl.SSLWantReadError):
-                    tls.unwrap()
-
         server = asyncio.create_task(asyncio.to_thread(serve))
-        async with HttpBackend() as backend:
-            row = ModelRow(dialect="chat", base_url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1")
-            assert await said(backend, row) == "Hello"
-        await server
+        try:
+            yield ModelRow(dialect="chat", base_url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1"), go_on
+        finally:
+            await go_on()
+
+
+@on_both_loops
+async def test_tls_that_ends_at_once_with_a_large_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with abrupt(monkeypatch, tmp_path, padded(400_000)) as (row, _), HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
+
+
+@pytest.mark.parametrize("read_bytes", [1000, 2 * connection.TURN_BYTES], ids=["small", "pieces"])
+@on_both_loops
+async def test_tls_that_ends_while_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read_bytes: int
+) -> None:
+    answer = padded(100_000)
+    flushed: list[int] = []
+
+    async def room() -> None:
+        await go_on()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(flushed) == 1
+
+    def flush() -> Wait | None:
+        flushed.append(1)
+        return room if len(flushed) == 1 else None
+
+    async with (
+        abrupt(monkeypatch, tmp_path, answer[:read_bytes], answer[read_bytes:]) as (row, go_on),
+        HttpBackend() as backend,
+    ):
+        assert text_of(await ask(backend, row, flush)) == "Hello"
 
 
 @on_both_loops
