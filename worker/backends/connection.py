@@ -74,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._held = False
         self._rest = NOTHING
         """What was read, and is left to later turns; nothing is read until then."""
+        self._due = False
+        """A later turn is already to come."""
         self._dry_bytes = self._drained_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(  # what may as well be understood; none of it tells where a body ends
@@ -100,10 +102,7 @@ class Connection(asyncio.Protocol):
 
     def go_on(self) -> None:
         self._held = False
-        if self._rest:
-            asyncio.get_running_loop().call_soon(self._turn)
-        else:
-            self._read(True)
+        self._proceed()
 
     def leave(self) -> None:
         """The listener hears no more; if only little is left of the answer, the connection is kept."""
@@ -131,7 +130,8 @@ class Connection(asyncio.Protocol):
         else:
             self._read(False)
             self._rest = memoryview(data)
-            self._turn()
+            self._parse_some()
+            self._proceed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         while self._rest and self._listener is not None:  # it broke while we wrote
@@ -174,14 +174,21 @@ class Connection(asyncio.Protocol):
 
     # Its own
 
-    def _turn(self) -> None:
-        if self._held or not self._rest:
+    def _proceed(self) -> None:
+        """To the rest in the next turn, or to what comes behind it."""
+        if self._held:
             return
-        self._parse_some()
-        if self._rest:
-            asyncio.get_running_loop().call_soon(self._turn)
-        elif not self._held:
+        if not self._rest:
             self._read(True)
+        elif not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._due = False
+        if self._rest and not self._held:
+            self._parse_some()
+            self._proceed()
 
     def _parse_some(self) -> None:
         data, rest = self._rest[:TURN_BYTES], self._rest[TURN_BYTES:]

@@ -318,7 +318,7 @@ async def test_no_more_is_read_than_there_is_room_for() -> None:
     assert buffered[0] > 0
 
 
-@pytest.mark.parametrize("how", ["plain", "tls"])
+@pytest.mark.parametrize("how", ["plain", "tls", "room at once"])
 @on_both_loops
 async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
     context = self_signed(tmp_path, "127.0.0.1") if how == "tls" else None
@@ -332,8 +332,12 @@ async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch, t
             turns += 1
             await asyncio.sleep(0)
 
-    def flush() -> None:
+    async def room() -> None:
+        pass
+
+    def flush() -> Wait | None:
         flushed.append(turns)
+        return room if how == "room at once" and len(flushed) % 3 == 1 else None
 
     flood = frame(chunk("x")) * 60_000
     peer = Peer(sized(flood + EVENTS))
