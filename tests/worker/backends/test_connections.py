@@ -111,11 +111,13 @@ async def serving(peer: Peer, tls: ssl.SSLContext | None = None) -> AsyncIterato
             writer.transport.abort()
 
 
-async def ask(backend: HttpBackend, row: ModelRow, flush: Callable[[], Wait | None] = lambda: None) -> Response:
+async def ask(
+    backend: HttpBackend, row: ModelRow, flush: Callable[[], Wait | None] = lambda: None, said: str = "x"
+) -> Response:
     request = Request(id="resp_00" + "a" * 32, created_at=1, model="m")
     emit = Emitter(draft(request))
     async with asyncio.timeout(20):
-        ending = await backend.run(Call(request, [Message("user", "x")], row, "req", STATE), emit, flush)
+        ending = await backend.run(Call(request, [Message("user", said)], row, "req", STATE), emit, flush)
     return emit.end(ending, at=2)
 
 
@@ -347,6 +349,88 @@ async def test_a_flood_leaves_turns_to_others(monkeypatch: pytest.MonkeyPatch, t
         others.cancel()
     assert len(flushed) >= len(flood) // connection.TURN_BYTES
     assert len(set(flushed)) > len(flushed) * 3 / 4  # what is read next comes in the turn of the rest before it
+
+
+FLOOD = frame(chunk("x")) * 300
+"""Some pieces, and yet one read: it is sent at once to who reads in the same thread."""
+
+
+@on_both_loops
+async def test_a_fault_of_the_backend_in_a_later_piece_of_a_read() -> None:
+    assert 2 * connection.TURN_BYTES < len(chunked(FLOOD)) < 60_000
+    peer = Peer(chunked(FLOOD) + b"zz\r\n" + FLOOD, sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await failure(backend, row) == BROKE
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 1]
+
+
+@on_both_loops
+async def test_a_fault_of_our_own_in_a_later_piece_of_a_read() -> None:
+    flushed: list[int] = []
+
+    def flush() -> None:
+        flushed.append(1)
+        if len(flushed) == 2:
+            raise RuntimeError("ours")
+
+    peer = Peer(sized(FLOOD + EVENTS), sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        with pytest.raises(RuntimeError, match="ours"):
+            await ask(backend, row, flush)
+        assert len(flushed) == 2
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 1]
+
+
+class Hasty(Peer):
+    """Answers before it has read what is asked; closes when it is told to."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        self.answer = answer
+        self.closing = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self.answer)
+        await self.closing.wait()
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("cut_bytes", [0, 10], ids=["whole", "cut"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@on_both_loops
+async def test_what_was_read_counts_when_the_connection_breaks_while_we_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tls: bool, cut_bytes: int
+) -> None:
+    context = self_signed(tmp_path, "127.0.0.1") if tls else None
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    answer = sized(FLOOD + EVENTS.removesuffix(DONE))
+    peer = Hasty(answer[: len(answer) - cut_bytes])
+    flushed: list[int] = []
+
+    async def room() -> None:
+        assert len(flushed) == 1
+        (asked,) = backend._pool._all
+        assert asked._rest
+        assert tls or asked._transport.get_write_buffer_size()
+        peer.closing.set()
+        await until(lambda: not backend._pool._all)
+
+    def flush() -> Wait | None:
+        flushed.append(1)
+        return room if len(flushed) == 1 else None
+
+    async with serving(peer, context) as row, HttpBackend() as backend:
+        asking = ask(backend, row, flush, said="x" * (20 << 20))
+        if cut_bytes:
+            with pytest.raises(UpstreamError, match=BROKE):
+                await asking
+        else:
+            assert text_of(await asking) == "x" * 300 + "Hello"
+    assert len(flushed) > 1
 
 
 @on_both_loops
