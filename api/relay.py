@@ -254,5 +254,5 @@ class EventStream:
         if not self._room(len(DONE)):
             await self.write(DONE)
             last = b""
-        await self._within(self._response.write_eof(last))  # waits until all is taken
+        await self._within(self._response.write_eof(last))  # waits while a lot is still to be taken
         return self._response

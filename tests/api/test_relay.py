@@ -1,19 +1,22 @@
-"""Large events on their way out, on a real Valkey: lent, called back, and read again."""
+"""Large events on their way out, on a real Valkey: lent, called back, and read again. The end of a stream, to a client that has stopped."""
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from redis.asyncio import Redis
 
-from api.relay import PIECE_BYTES, Follower
-from shared.core.frames import PING
+from api.relay import PIECE_BYTES, EventStream, Follower
+from shared.core.frames import DONE, PING
 from shared.hub import Hub, Reader
 from shared.loans import Loans
 from shared.store.responses import Responses
 from shared.store.rows import PAGE_BYTES
+from support.loops import on_both_loops
 from support.valkey import INBOX, TENANT, append, flush, rid, settle, started
 
 LARGE = b"data: " + bytes(range(48, 122)) * (2 * PAGE_BYTES // 74) + b"\n\n"
@@ -122,3 +125,63 @@ async def test_what_comes_is_pushed_to_a_client_that_takes_it_and_else_yielded(h
             assert await following == b"<end>"
             assert await rest(frames) == b""
             assert pushed.empty()
+
+
+EVENT = b": " + b"x" * 996 + b"\n\n"
+Closing = asyncio.Task[web.StreamResponse]
+
+
+@contextlib.asynccontextmanager
+async def stalled(timeout_s: float) -> AsyncIterator[tuple[Closing, socket.socket]]:
+    """The end of a stream, while its client has not taken much of what comes before."""
+    loop, closings = asyncio.get_running_loop(), asyncio.Queue[Closing]()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        stream = EventStream(request, timeout_s)
+        await stream.open({})
+        refused = 0
+        while refused < 100:  # turns of the loop: there is no room on the whole way
+            refused = 0 if stream.push(EVENT) else refused + 1
+            await asyncio.sleep(0)
+        await stream.write(EVENT)
+        closing = asyncio.create_task(stream.close())
+        closings.put_nowait(closing)
+        return await closing
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        with socket.create_connection(runner.addresses[0]) as client:
+            client.setblocking(False)
+            async with asyncio.timeout(WAIT_S):
+                await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                yield await closings.get(), client
+    finally:
+        await runner.cleanup()
+
+
+@on_both_loops
+async def test_a_client_that_takes_nothing_of_the_end_is_cut_in_time() -> None:
+    async with stalled(0.2) as (closing, client):
+        await asyncio.wait([closing])
+        assert isinstance(closing.exception(), ConnectionResetError)
+        seen = b""
+        while block := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+            seen += block
+        assert DONE not in seen
+
+
+@on_both_loops
+async def test_a_client_that_takes_the_end_late_is_not_cut() -> None:
+    async with stalled(WAIT_S) as (closing, client):
+        assert not closing.done()
+        seen = b""
+        while not seen.endswith(b"\r\n0\r\n\r\n"):
+            block = await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+            assert block
+            seen += block
+        assert DONE in seen
+        await closing

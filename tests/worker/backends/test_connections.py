@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import socket
 import ssl
 import threading
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from fakes.upstream import DONE, chunk, frame
 from shared.core.emitter import Emitter
@@ -27,6 +24,7 @@ from support.answers import STATE
 from support.asking import text_of
 from support.certificates import self_signed
 from support.garbage import none_left
+from support.loops import on_both_loops
 from worker.backends import connection, exchange
 from worker.backends.base import Call, Wait
 from worker.backends.http import HttpBackend
@@ -53,20 +51,6 @@ def padded(size: int) -> bytes:
 
 
 LAST = b"0\r\n\r\n"
-
-
-def on_both_loops(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test of *scenario*: the worker runs on uvloop, where there is one."""
-
-    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-    @functools.wraps(scenario)
-    def test(run: Callable[[Awaitable[None]], None], **fixtures: Any) -> None:
-        run(scenario(**fixtures))
-
-    parameters = inspect.signature(scenario).parameters.values()
-    run = inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    test.__signature__ = inspect.Signature([run, *parameters])  # type: ignore[attr-defined]  # what pytest looks at
-    return test
 
 
 class Peer:
