@@ -10,13 +10,24 @@ from shared.wire.items import Format, OutputItem, TextFormat, Tool, ToolChoice
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 ServiceTier = Literal["default", "flex", "priority"]
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+_TYPES: dict[ErrorCode, str] = {
+    "server_error": "server_error",
+    "rate_limit_exceeded": "rate_limit_error",
+    "invalid_prompt": "invalid_request_error",
+}
 
 
 class ResponseError(msgspec.Struct):
-    """Why a response failed. ``code`` stays within the API's closed list."""
+    """Why a response failed. ``code`` stays within the API's closed list; ``type`` and ``param`` are those of the error
+    envelope, which some clients want here, too."""
 
     code: ErrorCode
     message: str
+    type: str = ""
+    param: None = None
+
+    def __post_init__(self) -> None:
+        self.type = self.type or _TYPES[self.code]
 
 
 class IncompleteDetails(msgspec.Struct):

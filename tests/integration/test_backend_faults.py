@@ -85,7 +85,7 @@ async def streamed(raw: RawClient, **fields: Any) -> tuple[list[Json], Json]:
 async def test_a_backend_that_nobody_runs(service: ClusterThread, raw: RawClient) -> None:
     response = await made(raw, model="closed")
     assert response["status"] == "failed"
-    assert response["error"] == {"code": "server_error", "message": "The backend cannot be reached."}
+    assert response["error"] == {"code": "server_error", "message": "The backend cannot be reached.", "type": "server_error", "param": None}
     worker = service.cluster.workers[0]
     await service.logged(worker, "upstream.failed", response_id=response["id"], tries=3)
     assert len(worker.find("upstream.retried", response_id=response["id"])) == 2
@@ -170,7 +170,7 @@ async def test_a_key_that_is_refused_is_told_to_nobody(
 async def test_no_first_byte_is_tried_once_more(steps: Script, upstream: FakeUpstream, raw: RawClient) -> None:
     upstream.respond = lambda _: steps
     response = await made(raw, model="hasty")
-    assert response["error"] == {"code": "server_error", "message": "The backend did not answer in time."}
+    assert response["error"] == {"code": "server_error", "message": "The backend did not answer in time.", "type": "server_error", "param": None}
     for number in range(2):
         await upstream.disconnected(number)
     assert len(upstream.calls) == 2
@@ -191,7 +191,7 @@ async def test_what_was_shown_is_kept_and_not_made_again(fault: str, upstream: F
     upstream.queue(start(), send(chunk("Hel"), chunk("lo")), *steps)
     events, response = await streamed(raw, model="hasty" if fault == "hangs" else "tiny")
     assert events[-1]["type"] == "response.failed"
-    assert response["error"] == {"code": "server_error", "message": message}
+    assert response["error"] == {"code": "server_error", "message": message, "type": "server_error", "param": None}
     assert text_of(response) == "Hello"
     assert response["output"][0]["status"] == "incomplete"
     assert text_of((await raw.get(f"/v1/responses/{response['id']}")).json()) == "Hello"

@@ -38,7 +38,7 @@ async def test_no_answer_that_fits(upstream: NamedUpstream, raw: RawClient) -> N
     upstream.respond = lambda _: [reply('{"n": "one"}')]
     response = await foreground(raw, "r", text=FORMAT)
     assert response["status"] == "failed"
-    assert response["error"] == {"code": "server_error", "message": MISFIT}
+    assert response["error"] == {"code": "server_error", "message": MISFIT, "type": "server_error", "param": None}
     assert text_of(response) == '{"n": "one"}'  # it can be looked at
     assert len(upstream.calls) == 2
 
