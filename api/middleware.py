@@ -26,6 +26,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", str)
 KEY_NAME = web.RequestKey("key_name", str)
 STARTED = web.RequestKey("started", float)
+ERROR = web.ResponseKey("error", str)
+"""The code of the error that is the answer, or its type: for the log."""
 
 
 def error_response(status: int, body: ErrorBody, retry_after_s: int | None = None) -> web.Response:
@@ -33,7 +35,9 @@ def error_response(status: int, body: ErrorBody, retry_after_s: int | None = Non
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     payload = _encode(ErrorEnvelope(body))
-    return web.Response(status=status, body=payload, content_type="application/json", headers=headers)
+    answer = web.Response(status=status, body=payload, content_type="application/json", headers=headers)
+    answer[ERROR] = body.code or body.type
+    return answer
 
 
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
@@ -61,11 +65,11 @@ async def surround(request: web.Request, handler: Handler) -> web.StreamResponse
             # aiohttp keeps it in a cycle with its task: what it holds on to, up to a page of a log, is freed now
             traceback.clear_frames(gone.__traceback__)
             raise
-        _log_served(request, response.status)
+        _log_served(request, response.status, response.get(ERROR))
         return response
 
 
-def _log_served(request: web.Request, status: int) -> None:
+def _log_served(request: web.Request, status: int, error: str | None = None) -> None:
     duration_ms = round((time.monotonic() - request[STARTED]) * 1000, 1)
     client_request_id = request.headers.get("x-client-request-id", "")[:128]
     fields = {"client_request_id": client_request_id} if client_request_id else {}
@@ -73,6 +77,8 @@ def _log_served(request: web.Request, status: int) -> None:
         fields["tenant_id"] = tenant
     if name := request.get(KEY_NAME):
         fields["key_name"] = name
+    if error:
+        fields["error"] = error
     log.info(
         "request.served", method=request.method, path=request.path, status=status, duration_ms=duration_ms, **fields
     )

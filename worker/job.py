@@ -27,7 +27,7 @@ from shared.store.takeover import settle_from_log
 from shared.tasks import die_starved
 from shared.wire.items import Item
 from shared.wire.requests import Request
-from shared.wire.responses import Response, ResponseError
+from shared.wire.responses import Response, ResponseError, Usage
 from worker.backends.base import Backends, Route, Wait
 from worker.context import read_context
 from worker.enforcement import find_breach, plan_repair
@@ -79,6 +79,8 @@ class Run:
         self._route: Route | None = None
         self._started = time.monotonic()
         self._first = True
+        self._summary: dict[str, object] = {}
+        """What the last line says of the run, as far as it is known: its model and tokens."""
 
     @property
     def goes_on(self) -> bool:
@@ -117,17 +119,17 @@ class Run:
         claimed = self._claimed
         if claimed.attempt == 1:
             QUEUED.observe(claimed.age_ms / 1000)
-        with bound(response_id=claimed.id, attempt=claimed.attempt, request_id=claimed.request_id):
+        about = {"response_id": claimed.id, "attempt": claimed.attempt, "request_id": claimed.request_id}
+        with bound(**about, tenant_id=claimed.tenant):
             try:
                 status = await self._execute()
                 duration_s = time.monotonic() - self._started
                 RUN.observe(duration_s)
+                summary = {"duration_ms": round(duration_s * 1000), "attempts": self._attempts, **self._summary}
                 if status == "lost":
-                    log.info("response.dropped", duration_ms=round(duration_s * 1000), attempts=self._attempts)
+                    log.info("response.dropped", **summary)
                 else:
-                    log.info(
-                        "response.settled", status=status, duration_ms=round(duration_s * 1000), attempts=self._attempts
-                    )
+                    log.info("response.settled", status=status, **summary)
             except Released:
                 log.info("response.released", reason=self._reason or "retry")
             except StoreUnavailable as error:  # the lease decides
@@ -147,6 +149,7 @@ class Run:
             log.exception("job.unreadable")
             ending = Ending("failed", error=ResponseError("server_error", "This response cannot be read back."))
             return await self._settle_from_log(ending)
+        self._summary["model"] = request.model
         self._emitter = self._fresh(request)
         return await self._settle(await self._until_stop(request) or await self._after_stop())
 
@@ -300,6 +303,8 @@ class Run:
     async def _settle(self, ending: Ending) -> str:
         if self._reason == "lost":
             return "lost"
+        if ending.usage is not None:
+            self._summary |= _tokens(ending.usage)
         if self._tools.settings.legacy_usage and ending.usage is not None:
             ending = replace(ending, usage=ending.usage.with_legacy())
         try:
@@ -357,6 +362,10 @@ class Run:
 
 def _failed(message: str) -> Ending:
     return Ending("failed", error=ResponseError("server_error", message))
+
+
+def _tokens(usage: Usage) -> dict[str, object]:
+    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
 
 
 def _now() -> int:

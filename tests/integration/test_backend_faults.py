@@ -85,7 +85,12 @@ async def streamed(raw: RawClient, **fields: Any) -> tuple[list[Json], Json]:
 async def test_a_backend_that_nobody_runs(service: ClusterThread, raw: RawClient) -> None:
     response = await made(raw, model="closed")
     assert response["status"] == "failed"
-    assert response["error"] == {"code": "server_error", "message": "The backend cannot be reached.", "type": "server_error", "param": None}
+    assert response["error"] == {
+        "code": "server_error",
+        "message": "The backend cannot be reached.",
+        "type": "server_error",
+        "param": None,
+    }
     worker = service.cluster.workers[0]
     await service.logged(worker, "upstream.failed", response_id=response["id"], tries=3)
     assert len(worker.find("upstream.retried", response_id=response["id"])) == 2
@@ -170,7 +175,12 @@ async def test_a_key_that_is_refused_is_told_to_nobody(
 async def test_no_first_byte_is_tried_once_more(steps: Script, upstream: FakeUpstream, raw: RawClient) -> None:
     upstream.respond = lambda _: steps
     response = await made(raw, model="hasty")
-    assert response["error"] == {"code": "server_error", "message": "The backend did not answer in time.", "type": "server_error", "param": None}
+    assert response["error"] == {
+        "code": "server_error",
+        "message": "The backend did not answer in time.",
+        "type": "server_error",
+        "param": None,
+    }
     for number in range(2):
         await upstream.disconnected(number)
     assert len(upstream.calls) == 2

@@ -71,6 +71,19 @@ async def test_one_page_shows_all_processes(raw_client: RawMaker) -> None:
         assert gone.total("respool_settled_total") == 3  # of the whole: it does not go with a process
 
 
+async def test_the_summary_lines_say_whose_it_was_and_what_it_took(raw_client: RawMaker) -> None:
+    async with running() as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        made = await create(raw, "hello there", model="echo")
+        usage = (await ended(raw, made["id"]))["usage"]
+        line = await cluster.workers[0].logged("response.settled", response_id=made["id"])
+        assert (line["tenant_id"], line["model"]) == ("default", "echo")
+        assert (line["input_tokens"], line["output_tokens"]) == (usage["input_tokens"], usage["output_tokens"])
+        refused = await raw.post("/v1/responses", json={"model": "no-such-model", "input": "hello"})
+        line = await cluster.front_ends[0].logged("request.served", status=refused.status)
+        assert line["error"] == "model_not_found"
+
+
 async def test_a_worker_that_dies_shows_in_the_counters(raw_client: RawMaker) -> None:
     env = {"RESPOOL_LEASE_S": "1", "RESPOOL_RENEW_S": "0.3"}
     async with running(workers=1, env=env) as cluster:
