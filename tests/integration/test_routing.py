@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest_asyncio
 
-from fakes.upstream import Call, FakeUpstream, Script, Send, hang, reply, send, status
+from fakes.upstream import Call, FakeUpstream, Script, Send, close, hang, reply, send, status
 from support.clients import RawClient
 from support.cluster import running
 from support.faults import (
@@ -112,6 +112,24 @@ async def test_the_only_backend_is_asked_whatever_its_state(upstream: NamedUpstr
         await cluster.workers[0].logged("backend.opened", backend="only")
     assert [each["status"] for each in made] == ["failed", "failed", "completed"]
     assert len(upstream.calls) == 7
+
+
+async def test_a_kept_connection_that_the_backend_closes_is_no_failure(
+    upstream: NamedUpstream, raw_client: RawMaker
+) -> None:
+    async with running(config=table({"base_url": upstream.base_url, "backend": "only"})) as cluster:
+        raw = raw_client(cluster.front_ends[0].origin)
+        scripts: list[Script] = [[reply("again")], [close()], [reply("well")]]
+        upstream.respond = lambda _: scripts.pop()
+        made = [await foreground(raw, "r") for _ in range(2)]
+        worker = cluster.workers[0]
+        await worker.logged("response.settled", response_id=made[1][0]["id"])
+        assert [worker.find(event) for event in ("upstream.failed", "upstream.retried", "upstream.unreachable")] == [
+            []
+        ] * 3
+    assert [text_of(response) for response, _ in made] == ["well", "again"]
+    assert [outcomes(attempts) for _, attempts in made] == [["only:completed"]] * 2
+    assert len(upstream.calls) == 3
 
 
 async def test_what_was_shown_stays(upstream: NamedUpstream, other: NamedUpstream, raw_client: RawMaker) -> None:

@@ -33,6 +33,10 @@ class Broken(ConnectionError):
     """The connection ended before the answer did, or what came is no HTTP."""
 
 
+class Unanswered(Broken):
+    """It ended ahead of the first byte of the answer."""
+
+
 class Listener(Protocol):
     """Who hears one answer. What ``begun`` and ``heard`` raise ends it, and comes back by ``failed``; one of the last two
     is called once, and nothing behind it."""
@@ -48,8 +52,8 @@ class Listener(Protocol):
     def ended(self) -> None: ...
 
     def failed(self, error: Exception) -> None:
-        """``Broken``, ``TimeoutError`` when the deadline has passed, ``MemoryError`` when there was none to read with, or what
-        this listener raised. The connection is closed."""
+        """``Broken`` (``Unanswered`` when nothing has come), ``TimeoutError`` when the deadline has passed, ``MemoryError`` when
+        there was none to read with, or what this listener raised. The connection is closed."""
         ...
 
 
@@ -146,7 +150,8 @@ class Connection(asyncio.Protocol):
         elif isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.ENOBUFS)):
             self._fail(MemoryError())  # no fault of the backend
         else:
-            self._fail(Broken(f"lost: {exc or 'closed by the backend'}"))
+            came = self._told or self._dry_bytes
+            self._fail((Broken if came else Unanswered)(f"lost: {exc or 'closed by the backend'}"))
 
     # What the parser calls
 

@@ -7,6 +7,7 @@ bodies and answers that are not a stream have a cap.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Self
 
@@ -17,6 +18,7 @@ from shared.core.sse import LineTooLong
 from shared.errors import UpstreamError
 from shared.settings import without_password
 from worker.backends.base import DIALECTS, Call, Flush
+from worker.backends.connection import Connection, Unanswered
 from worker.backends.exchange import Exchange
 from worker.backends.pool import Pool, Unreachable, Untrusted
 from worker.backends.target import encode_head, plan_target
@@ -67,7 +69,8 @@ class HttpBackend:
         return ending
 
     async def _exchange(self, call: Call, dialect: Dialect, body: bytes, stream: Answer, flush: Flush) -> None:
-        """Send *body* and feed the answer to *stream*."""
+        """Send *body* and feed the answer to *stream*. On a kept connection that ends without a word of an answer the backend
+        has failed in nothing: the body is sent once more, on a new one."""
         row, profile = call.row, call.row.quirks
         headers = {
             **row.headers,
@@ -80,10 +83,18 @@ class HttpBackend:
         head = encode_head(target, headers, len(body))
         loop = asyncio.get_running_loop()
         first_byte_at = loop.time() + row.first_byte_timeout_s
-        connection = self._pool.take(target.origin)
-        if connection is None:
-            async with asyncio.timeout_at(first_byte_at):
-                connection = await self._pool.dial(target.origin, row.connect_timeout_s)
-        # Not sent again when a kept connection turns out to be closed: it may have been read. That is for a new try.
-        exchange = Exchange(connection, stream, flush, row.idle_timeout_s, call.request.model)
-        await exchange.run(head, body, first_byte_at - loop.time())
+
+        async def hear(connection: Connection) -> None:
+            exchange = Exchange(connection, stream, flush, row.idle_timeout_s, call.request.model)
+            await exchange.run(head, body, first_byte_at - loop.time())
+
+        kept = self._pool.take(target.origin)
+        if kept is not None:
+            # Many servers close a connection just as it is used again (llama.cpp behind each stream). Whether this one has read
+            # the request nobody knows; but another try would send it again, too.
+            with contextlib.suppress(Unanswered):
+                await hear(kept)
+                return
+        async with asyncio.timeout_at(first_byte_at):
+            connection = await self._pool.dial(target.origin, row.connect_timeout_s)
+        await hear(connection)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from fakes.upstream import DONE, chunk, frame
 from shared.core.emitter import Emitter
@@ -223,15 +225,101 @@ async def test_a_kept_connection_that_the_server_has_closed() -> None:
     assert [number for number, _ in peer.requests] == [0, 1]
 
 
+@pytest.mark.parametrize("how", ["plain", "tls"])
 @on_both_loops
-async def test_a_connection_that_is_closed_instead_of_an_answer() -> None:
-    """Also a kept one: the server may have read the request, and sends nothing that tells."""
-    peer = Peer(sized(), None, None, sized())
+async def test_a_kept_connection_that_is_closed_as_it_is_used_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """Whether the request was read nobody knows: it is sent once more, on a new connection, and nobody hears of it."""
+    tls = self_signed(tmp_path, "127.0.0.1") if how == "tls" else None
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    peer = Peer(sized(), None, sized())
+    async with serving(peer, tls) as row, HttpBackend() as backend:
+        with capture_logs() as logged:
+            assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
+    assert [number for number, _ in peer.requests] == [0, 0, 1]
+    assert peer.requests[1][1] == peer.requests[2][1]
+    assert {line["event"] for line in logged} == {"upstream.called"}
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+@on_both_loops
+async def test_a_kept_connection_that_is_closed_behind_an_answer(how: str) -> None:
+    """As llama.cpp does behind each stream: what is sent then is not even read."""
+    closed = threading.Event()
+
+    def serve() -> None:
+        for number in range(2):
+            peer, _ = listener.accept()
+            with peer:
+                peer.settimeout(20)
+                asked = b""
+                while not asked.endswith(b"}"):
+                    asked += peer.recv(1 << 16)
+                peer.sendall(sized())
+                if number == 0 and how == "reset":
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    assert heard.wait(20)  # a reset throws away what was not read yet
+            closed.set()
+
+    heard = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        server = asyncio.create_task(asyncio.to_thread(serve))
+        row = ModelRow(dialect="chat", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        async with HttpBackend() as backend:
+            assert await said(backend, row) == "Hello"
+            heard.set()
+            assert closed.wait(20)  # the loop stands still, and does not notice
+            (kept,) = backend._pool._all
+            assert kept.open
+            assert await said(backend, row) == "Hello"
+            assert not kept.open
+        await server
+
+
+@on_both_loops
+async def test_the_other_connection_is_a_new_one() -> None:
+    """Who closes one kept connection may be closing all of them. A new one that is closed tells of the backend."""
+    peer = Peer(sized(), sized(), None, None, sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await asyncio.gather(said(backend, row), said(backend, row)) == ["Hello"] * 2
+        assert await failure(backend, row) == BROKE
+        assert await said(backend, row) == "Hello"
+    numbers = [number for number, _ in peer.requests]
+    assert sorted(numbers[:2]) == [0, 1]
+    assert numbers[3] == 2
+    assert {numbers[2], numbers[4]} == {0, 1}
+
+
+@on_both_loops
+async def test_a_new_connection_that_is_closed_instead_of_an_answer() -> None:
+    peer = Peer(None, sized(), None, None, sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await failure(backend, row) == BROKE
+        assert await said(backend, row) == "Hello"
+        assert await failure(backend, row) == BROKE
+        assert await said(backend, row) == "Hello"
+    assert [number for number, _ in peer.requests] == [0, 1, 1, 2, 3]
+
+
+BEGUN = {
+    "a byte": b"H",
+    "a head": SSE + b"Content-Length: 9\r\n\r\n",
+    "an interim answer": b"HTTP/1.1 102 Processing\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", BEGUN)
+@on_both_loops
+async def test_a_kept_connection_whose_answer_had_begun(what: str) -> None:
+    """The backend was at work on it."""
+    peer = Peer(sized(), BEGUN[what])
     async with serving(peer) as row, HttpBackend() as backend:
         assert await said(backend, row) == "Hello"
-        assert [await failure(backend, row) for _ in range(2)] == [BROKE] * 2
-        assert await said(backend, row) == "Hello"
-    assert [number for number, _ in peer.requests] == [0, 0, 1, 2]
+        peer.close = True
+        assert await failure(backend, row) == BROKE
+    assert [number for number, _ in peer.requests] == [0, 0]
 
 
 CUT = {
