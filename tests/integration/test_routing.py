@@ -110,6 +110,7 @@ async def test_the_only_backend_is_asked_whatever_its_state(upstream: NamedUpstr
         upstream.respond = lambda _: sick.pop() if sick else [reply("well")]
         made = [(await foreground(raw, "r"))[0] for _ in range(3)]
         await cluster.workers[0].logged("backend.opened", backend="only")
+        assert len(cluster.workers[0].find("backend.opened")) == 1
     assert [each["status"] for each in made] == ["failed", "failed", "completed"]
     assert len(upstream.calls) == 7
 

@@ -46,14 +46,15 @@ class Health:
         self.probing = False
 
     def failed(self, error: UpstreamError, now: float) -> bool:
-        """Note a failure. True when the backend is not asked for a while because of it (the circuit has opened)."""
+        """Note a failure. True when the circuit has opened because of it: calls that end while it is open, because they were
+        under way or there was nobody else to ask, change nothing."""
         was_probe, self.probing = self.probing, False
         if error.retry_after_s is not None:
             self.rests_until = max(self.rests_until, now + error.retry_after_s)
         if error.code == "rate_limit_exceeded" or not error.elsewhere:  # it lives
             return False
         self.failures += 1
-        if not was_probe and self.failures < BREAK_AFTER:
+        if now < self.open_until or (not was_probe and self.failures < BREAK_AFTER):
             return False
         self.open_s = min(max(2 * self.open_s, FIRST_OPEN_S), LAST_OPEN_S)
         self.open_until = now + self.open_s

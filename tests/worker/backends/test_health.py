@@ -75,6 +75,19 @@ def test_a_probe_that_fails_opens_it_for_longer() -> None:
     assert opened[-1] == LAST_OPEN_S
 
 
+def test_it_opens_once_however_many_calls_fail_meanwhile() -> None:
+    health, now = Health(), 100.0
+    for _ in range(4 * BREAK_AFTER):
+        health.asked()
+    assert [health.failed(DOWN, now) for _ in range(4 * BREAK_AFTER)].count(True) == 1
+    health.asked()  # for want of another
+    assert not health.failed(DOWN, now + FIRST_OPEN_S - 0.1)
+    assert (health.open_s, health.open_until) == (FIRST_OPEN_S, now + FIRST_OPEN_S)
+    health.asked()
+    assert health.failed(DOWN, now + FIRST_OPEN_S)
+    assert health.open_s == 2 * FIRST_OPEN_S
+
+
 def test_a_probe_that_was_given_up_makes_way_for_another() -> None:
     health = Health(failures=BREAK_AFTER, open_s=FIRST_OPEN_S)
     health.asked()
