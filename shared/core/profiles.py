@@ -176,6 +176,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     responses_logprobs: Annotated[
         bool, Meta(description="Dialect `responses`: answers with log probabilities there, too.")
     ] = True
+    responses_chat_format: Annotated[
+        bool,
+        Meta(
+            description="Dialect `responses`: `text.format`, which the server ignores, is said as `response_format` of "
+            "Chat Completions, too."
+        ),
+    ] = False
 
     def key_header(self, key: str | None) -> dict[str, str]:
         if key is None:
@@ -218,6 +225,7 @@ PROFILES: Mapping[Preset, Profile] = {
         reasoning_out="reasoning_content",
         effort_path=("chat_template_kwargs", "reasoning_effort"),
         responses_logprobs=False,
+        responses_chat_format=True,  # llama.cpp issue 21922; what is no field of that API goes on to its Chat Completions
     ),
     "ollama": Profile(
         family="text",

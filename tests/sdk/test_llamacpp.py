@@ -27,7 +27,8 @@ TOOLS: Any = [{"type": "function", "name": name, "parameters": CITY} for name in
 def real(llamacpp: LlamaCpp) -> Iterator[ClusterThread]:
     """A front end and a worker before llama.cpp."""
     cold = f'[models.cold]\ndialect = "chat"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\nmodel = "tiny"\n'
-    config = f"{cold}profile_overrides = {{extra_body = {{temperature = 0}}}}\n" + chat_model(
+    native = f'[models.native]\ndialect = "responses"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\nmodel = "tiny"\n'
+    config = f"{native}{cold}profile_overrides = {{extra_body = {{temperature = 0}}}}\n" + chat_model(
         llamacpp.base_url, "tiny", profile="llamacpp"
     )
     env = {"LOG_LEVEL": "debug", "RESPOOL_SEAL_KEY": "s" * 32}
@@ -114,9 +115,11 @@ class Place(pydantic.BaseModel):
     sunny: bool
 
 
-async def test_an_answer_in_a_schema(client: openai.AsyncOpenAI) -> None:
+@pytest.mark.parametrize("model", ["tiny", "native"])
+async def test_an_answer_in_a_schema(model: str, client: openai.AsyncOpenAI) -> None:
+    """Also over llama.cpp's own Responses API, which ignores ``text.format``."""
     response = await client.responses.parse(
-        model="tiny", input="hello", text_format=Place, temperature=0, max_output_tokens=400
+        model=model, input="hello", text_format=Place, temperature=0, max_output_tokens=400
     )
     if response.status == "completed":
         assert isinstance(response.output_parsed, Place)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shared.core.profiles import OptionalParam, Profile
-from shared.wire.items import CustomChoice, FunctionChoice, JsonSchemaFormat
+from shared.wire.items import CustomChoice, FunctionChoice, JsonObjectFormat, JsonSchemaFormat
 from shared.wire.requests import Request
 
 Json = dict[str, Any]
@@ -31,6 +31,21 @@ def plan_params(
         if clamped in found:
             found[clamped] = min(max(found[clamped], least), most)
     return found
+
+
+def plan_response_format(request: Request, profile: Profile) -> Json:
+    """`text.format` as Chat Completions have it."""
+    wanted = request.format
+    if isinstance(request.tool_choice, FunctionChoice | CustomChoice):
+        return {}  # some clients ask for both; the answer is a call then, and its schema is the tool's
+    if isinstance(wanted, JsonSchemaFormat) and profile.response_format == "schema":
+        schema: Json = {"name": wanted.name, "schema": wanted.schema, "strict": bool(wanted.strict)}
+        if wanted.description is not None:
+            schema["description"] = wanted.description
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if isinstance(wanted, JsonObjectFormat | JsonSchemaFormat) and profile.response_format != "none":
+        return {"response_format": {"type": "json_object"}}
+    return {}
 
 
 def say_schema(request: Request, profile: Profile) -> str:

@@ -16,11 +16,9 @@ from shared.wire.items import (
     CustomTool,
     FunctionChoice,
     Item,
-    JsonObjectFormat,
-    JsonSchemaFormat,
 )
 from shared.wire.requests import Request
-from worker.translate.bodies import merge, plan_params, say_schema
+from worker.translate.bodies import merge, plan_params, plan_response_format, say_schema
 from worker.translate.chat_calls import Offered
 from worker.translate.chat_messages import NOTHING_KEPT, Json, plan_messages
 from worker.translate.custom_tools import plan_function
@@ -66,7 +64,7 @@ def encode_chat(
         if request.top_logprobs:
             body["top_logprobs"] = request.top_logprobs
     body |= _tools(request, profile)
-    body |= _response_format(request, profile)
+    body |= plan_response_format(request, profile)
     merge(body, _effort(request, profile))
     merge(body, profile.extra_body)
     return msgspec.json.encode(body)
@@ -119,20 +117,6 @@ def _tool(offer: Offer, profile: Profile) -> Json:
     if tool.strict is not None and profile.strict_tools:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
-
-
-def _response_format(request: Request, profile: Profile) -> Json:
-    wanted = request.format
-    if isinstance(request.tool_choice, FunctionChoice | CustomChoice):
-        return {}  # some clients ask for both; the answer is a call then, and its schema is the tool's
-    if isinstance(wanted, JsonSchemaFormat) and profile.response_format == "schema":
-        schema: Json = {"name": wanted.name, "schema": wanted.schema, "strict": bool(wanted.strict)}
-        if wanted.description is not None:
-            schema["description"] = wanted.description
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    if isinstance(wanted, JsonObjectFormat | JsonSchemaFormat) and profile.response_format != "none":
-        return {"response_format": {"type": "json_object"}}
-    return {}
 
 
 def _effort(request: Request, profile: Profile) -> Json:

@@ -30,7 +30,7 @@ from shared.wire.items import (
     Reasoning,
     Refusal,
 )
-from worker.translate.bodies import merge, plan_params, say_schema
+from worker.translate.bodies import merge, plan_params, plan_response_format, say_schema
 from worker.translate.custom_tools import plan_function, wrap
 from worker.translate.dialect import Ask
 from worker.translate.state import Kept, open_states
@@ -75,6 +75,8 @@ def encode_responses(ask: Ask) -> bytes:
         body["parallel_tool_calls"] = request.parallel_tool_calls
     if text := _text(ask):
         body["text"] = text
+    if profile.responses_chat_format:
+        body |= plan_response_format(request, profile)
     if request.reasoning is not None:
         effort = request.reasoning.effort
         wanted = {"effort": profile.effort_map.get(effort, effort) if effort else None}

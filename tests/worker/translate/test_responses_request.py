@@ -159,6 +159,21 @@ def test_formats() -> None:
     assert "text" not in body(format=wanted, tools=TOOLS, tool_choice=FunctionChoice("f"))
 
 
+def test_a_format_that_is_only_understood_as_that_of_chat_completions() -> None:
+    wanted = JsonSchemaFormat("n", SCHEMA, "what it is", True)
+    found = body(format=wanted, profile=LLAMACPP)
+    assert found["text"] == body(format=wanted)["text"]
+    said = {"name": "n", "schema": SCHEMA, "description": "what it is", "strict": True}
+    assert found["response_format"] == {"type": "json_schema", "json_schema": said}
+    assert body(format=JsonObjectFormat(), profile=LLAMACPP)["response_format"] == {"type": "json_object"}
+    for other in (
+        body(format=wanted),
+        body(profile=LLAMACPP),
+        body(format=wanted, profile=LLAMACPP, tools=TOOLS, tool_choice=FunctionChoice("f")),
+    ):
+        assert "response_format" not in other
+
+
 def test_parameters() -> None:
     given: dict[str, Any] = {
         "max_output_tokens": 50, "temperature": 0.5, "top_p": 0.9, "seed": 1, "stop": ["x"], "top_k": 3, "presence_penalty": 1.0,
