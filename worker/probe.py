@@ -1,6 +1,6 @@
 """``python -m worker.probe MODEL``: a few tiny calls to a model's backend, and what they show, as JSON. For ``respool check``.
 
-At most four calls of ``MAX_TOKENS`` tokens, each within ``LIMIT_S``; Redis is not needed and nothing is stored.
+At most five calls of ``MAX_TOKENS`` tokens, each within ``LIMIT_S``; Redis is not needed and nothing is stored.
 """
 
 import asyncio
@@ -22,16 +22,18 @@ from shared.ids import HOME_PARTITION, RANDOM_BYTES, response_id
 from shared.models import find_model
 from shared.seal import Sealer
 from shared.settings import ModelRow, Settings
-from shared.wire.items import FunctionTool, Message
+from shared.wire.items import FunctionTool, JsonSchemaFormat, Message
 from shared.wire.requests import Request
 from shared.wire.responses import ResponseError
 from worker.backends.base import DIALECTS, STATE_KIND, Call
 from worker.backends.http import HttpBackend
+from worker.enforcement import find_breach
 from worker.translate.dialect import Answer, Ask, Dialect
 from worker.translate.findings import (
     Finding,
     describe_profile,
     judge_call,
+    judge_format,
     judge_limit,
     judge_logprobs,
     judge_state,
@@ -45,6 +47,13 @@ FEW_TOKENS = 16
 LIMIT_S = 120.0
 QUESTION = "Reply with the word ok and nothing else."
 TOOL = FunctionTool("ping", "Answers pong.", {"type": "object", "properties": {}})
+SCHEMA = {
+    "type": "object",
+    "properties": {"wet": {"type": "boolean"}},
+    "required": ["wet"],
+    "additionalProperties": False,
+}
+FORMAT = JsonSchemaFormat("answer", SCHEMA, strict=True)
 
 
 class Tap:
@@ -88,6 +97,10 @@ async def examine(name: str, row: ModelRow, settings: Settings) -> list[Finding]
         findings += judge_call(seen[1], profile)
         cut = await ask(name, row, sealer, "Count from 1 to 200.", max_output_tokens=FEW_TOKENS)
         findings += judge_limit(cut, FEW_TOKENS, profile)
+        if profile.response_format != "none":  # the question does not speak of JSON: nothing but the format does
+            shaped = await ask(name, row, sealer, "Is water wet?", format=FORMAT)
+            breach = find_breach(_request(name, format=FORMAT), shaped.response.output)
+            findings += judge_format(dialect, shaped, breach, profile)
         if profile.logprobs:
             seen.append(await ask(name, row, sealer, top_logprobs=1))
             findings += judge_logprobs(seen[2])
@@ -106,8 +119,7 @@ async def examine_all(name: str, row: ModelRow, settings: Settings) -> list[Find
 
 async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION, **fields: Any) -> Seen:
     """One tiny call."""
-    request = Request(id=response_id(HOME_PARTITION, bytes(RANDOM_BYTES)), created_at=0, model=name, store=False,
-                      **{"max_output_tokens": MAX_TOKENS, **fields})  # fmt: skip
+    request = _request(name, **{"max_output_tokens": MAX_TOKENS, **fields})
     emit, heard = Emitter(draft(request), streaming=False), Heard()
     call = Call(request, [Message("user", question)], row, "check", sealer.bind("check", STATE_KIND))
     dialects = {dialect: cast(Dialect, Tap(tapped, heard)) for dialect, tapped in DIALECTS.items()}
@@ -119,6 +131,10 @@ async def ask(name: str, row: ModelRow, sealer: Sealer, question: str = QUESTION
     except TimeoutError:
         ending = Ending("failed", error=ResponseError("server_error", f"No answer within {LIMIT_S:g} s."))
     return look(row.dialect, emit.end(ending, at=0), heard)
+
+
+def _request(name: str, **fields: Any) -> Request:
+    return Request(id=response_id(HOME_PARTITION, bytes(RANDOM_BYTES)), created_at=0, model=name, store=False, **fields)
 
 
 def _nothing() -> None:

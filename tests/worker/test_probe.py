@@ -18,8 +18,14 @@ SEAL = {"RESPOOL_SEAL_KEY": "k" * 32}
 LOGPROB = {"content": [{"token": "ok", "logprob": -0.1, "bytes": [111, 107], "top_logprobs": []}]}
 
 
+FITTING = '{"wet": true}'
+
+
 def kind_of(body: dict[str, Any]) -> str:
     """Which of the calls this is, in any dialect."""
+    tools = [tool["name"] for tool in body.get("tools", ()) if "name" in tool]
+    if "response_format" in body or "text" in body or "answer" in tools:
+        return "format"
     if "tools" in body:
         return "call"
     if 16 in (body.get("max_tokens"), body.get("max_output_tokens")):
@@ -38,6 +44,8 @@ def answers(**special: Sequence[Step]) -> Any:
             return [reply("1 2", finish="length", tokens=(9, 16))]
         if kind == "call":
             return [reply(calls=[call_delta(0, call_id="c", name="ping", arguments="{}")])]
+        if kind == "format":
+            return [reply(FITTING)]
         plain = chunk("ok")
         plain["choices"][0]["logprobs"] = LOGPROB if kind == "logprobs" else None
         return [send(plain, chunk(finish="stop"), chunk(usage={"prompt_tokens": 9, "completion_tokens": 1}), DONE)]
@@ -51,7 +59,7 @@ async def look(respond: Any, tmp_path: Path, more: str = "", environ: dict[str, 
         config.write_text(f'[models.tiny]\ndialect = "chat"\nbase_url = "{upstream.base_url}"\n{more}')
         rows = await examine({"RESPOOL_CONFIG": str(config), **environ}, "tiny")
         assert sorted(call.body["max_tokens"] for call in upstream.calls)[1:] == [256] * (len(upstream.calls) - 1)
-        assert len(upstream.calls) <= 4
+        assert len(upstream.calls) <= 5
     return rows
 
 
@@ -74,6 +82,7 @@ async def test_a_backend_that_fits_its_profile(tmp_path: Path) -> None:
     assert said["ids"] == "c"
     assert said["limit"] == "length after 16 tokens"
     assert said["logprobs"] == "came"
+    assert said["format"] == "the answer fits its schema"
 
 
 ODD: list[tuple[dict[str, Sequence[Step]], str, str, str]] = [
@@ -94,6 +103,12 @@ ODD: list[tuple[dict[str, Sequence[Step]], str, str, str]] = [
     ({"call": [reply(calls=[call_delta(0, call_id="c", name="ping", arguments="{")])]}, "", "calls", "no JSON object"),
     ({"limit": [reply("1 2", tokens=(9, 16))]}, "", "limit", "looks like a whole one"),
     ({"text": [status(200, completion("ok"))]}, "", "stream", "came whole"),
+    ({"format": [reply("Yes.")]}, "", "format", 'not JSON. The server may ignore it: set response_format = "object"'),
+    ({"format": [reply("Yes.")]}, 'profile = "deepseek"', "format", 'may ignore it: set response_format = "none"'),
+    ({"format": [reply('{"wet": 1}')]}, "", "format", "does not fit text.format.schema"),
+    ({"format": [reply("Yes, it", finish="length")]}, "", "format", "may ignore it"),
+    ({"format": [reply('{"wet"', finish="length")]}, "", "format", "incomplete: whether text.format holds was not seen"),
+    ({"format": [status(400)]}, "", "format", 'set response_format = "object"'),
     ({"logprobs": [reply("ok")]}, "", "logprobs", "set logprobs = false"),
     ({"logprobs": [status(400)]}, "", "logprobs", "set logprobs = false"),
     (
@@ -126,6 +141,9 @@ def speaks(dialect: Dialect, **special: Sequence[bytes]) -> Any:
             return [send(*special[kind])]
         if kind == "call":
             return [send(*wire(dialect, calls=[("ping", "{}")], end="calls"))]
+        if kind == "format":
+            fitting = {"calls": [("answer", FITTING)]} if dialect == "anthropic" else {"text": [FITTING]}
+            return [send(*wire(dialect, **fitting, end="calls" if dialect == "anthropic" else "stop"))]
         end = "length" if kind == "limit" else "stop"
         return [send(*wire(dialect, reasoning=["Hm"], text=["ok"], end=end))]
 
@@ -196,6 +214,12 @@ MISSING: list[tuple[Dialect, dict[str, Sequence[bytes]], str, str, str, str]] = 
      "stream", "warning", "left out an event response.odd_thing"),
     ("responses", {"text": [frame({"type": "response.output_text.delta", "delta": "ok"}), whole_response()]}, "", "stream", "ok",
      "without item_id of deltas, output_index of deltas"),
+    ("responses", {"format": wire("responses", text=["Yes."])}, "", "format", "warning", "set responses_chat_format = true"),
+    ("responses", {"format": wire("responses", text=["Yes."])}, 'profile = "llamacpp"', "format", "warning",
+     'set response_format = "object"'),
+    ("anthropic", {"format": wire("anthropic", text=["Yes."])}, "", "format", "warning", 'set response_format = "none"'),
+    ("anthropic", {"format": wire("anthropic", text=["Yes."])}, 'profile = "anthropic"', "format", "warning",
+     'set schema_output = "tool"'),
     ("responses", {"text": wire("responses", text=["ok"])}, "", "logprobs", "warning", "set logprobs = false"),
     ("responses", {"limit": [*wire("responses", text=["1"])[:-1], whole_response()]}, "", "limit", "ok", "the count tells"),
     ("responses", {"limit": [*wire("responses", text=["1"])[:-1], whole_response()]}, 'profile = "openai"', "limit", "warning",
@@ -245,6 +269,7 @@ async def test_state_that_would_be_lost(tmp_path: Path) -> None:
 
 async def test_nothing_is_asked_that_the_profile_does_not_have(tmp_path: Path) -> None:
     assert "logprobs" not in await found(answers(), tmp_path, 'profile = "groq"')
+    assert "format" not in await found(answers(), tmp_path, 'profile = "minimax"')
 
 
 async def test_a_backend_that_fails(tmp_path: Path) -> None:
@@ -276,9 +301,26 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 async def test_a_real_server(dialect: str, end: str, llamacpp: LlamaCpp, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(f'[models.tiny]\ndialect = "{dialect}"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n')
+    config.write_text(
+        f'[models.tiny]\ndialect = "{dialect}"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n'
+        "profile_overrides = {extra_body = {temperature = 0}}\n"
+    )
     rows = await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")
     said = {row.part: (row.state, row.message) for row in rows}
     assert exit_code(rows) == 0
     assert said["answer"][0] == said["usage"][0] == said[end][0] == said["limit"][0] == "ok"
     assert ("logprobs" in said) == (dialect == "chat")
+    if dialect != "anthropic":  # there it takes a call, which so small a model need not make
+        assert said["format"][0] == "ok"
+
+
+async def test_a_real_server_that_ignores_the_format(llamacpp: LlamaCpp, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    cold = "profile_overrides = {responses_chat_format = false, extra_body = {temperature = 0}}"
+    config.write_text(
+        f'[models.tiny]\ndialect = "responses"\nbase_url = "{llamacpp.base_url}"\nprofile = "llamacpp"\n{cold}\n'
+    )
+    rows = await examine({"RESPOOL_CONFIG": str(config), **SEAL}, "tiny")
+    (shown,) = (row for row in rows if row.part == "format")
+    assert shown.state == "warning"
+    assert "set responses_chat_format = true" in shown.message

@@ -173,6 +173,27 @@ def judge_limit(seen: Seen, limit: int, profile: Profile) -> Iterator[Finding]:
         yield Finding("limit", "warning", f"{told} after {made} tokens, where {limit} were allowed: {text}")
 
 
+def judge_format(dialect: str, seen: Seen, breach: str | None, profile: Profile) -> Iterator[Finding]:
+    """The answer to a request for JSON of a schema, which is only made where the profile has formats; *breach* is what of
+    that it does not meet."""
+    response = seen.response
+    other = 'response_format = "none" (then text.format is refused)'
+    if dialect == "anthropic":
+        other = 'schema_output = "tool"' if profile.schema_output == "native" else other
+    elif profile.response_format == "schema":
+        other = f'response_format = "object" (then the schema is said in words), or {other}'
+        if dialect == "responses" and not profile.responses_chat_format:
+            other = f"responses_chat_format = true, or {other}"
+    if response.error is not None:
+        yield Finding("format", "warning", f"{response.error.message}: set {other}")
+    elif response.status != "completed" and "".join(part.text for part in _parts(seen)).lstrip()[:1] in ("", "{"):
+        yield Finding("format", "warning", f"the answer was {response.status}: whether text.format holds was not seen")
+    elif breach is not None:
+        yield Finding("format", "warning", f"{breach} The server may ignore it: set {other}")
+    else:
+        yield Finding("format", "ok", "the answer fits its schema")
+
+
 def judge_logprobs(seen: Seen) -> Iterator[Finding]:
     """The answer to a request with log probabilities, which is only made where the profile has them."""
     if seen.response.error is not None:
