@@ -235,7 +235,7 @@ async def test_a_kept_connection_that_is_closed_as_it_is_used_again(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
     peer = Peer(sized(), None, sized())
     async with serving(peer, tls) as row, HttpBackend() as backend:
-        with capture_logs() as logged:
+        with capture_logs() as logged, none_left(exchange.Exchange, Emitter):
             assert [await said(backend, row) for _ in range(2)] == ["Hello"] * 2
     assert [number for number, _ in peer.requests] == [0, 0, 1]
     assert peer.requests[1][1] == peer.requests[2][1]
