@@ -1,4 +1,4 @@
-"""What `respool check` looks at: the configuration, Redis, and every backend, each within its own time limit."""
+"""What `respool check` looks at: the configuration, Redis, every backend and receiver of webhooks, each within its own time limit."""
 
 import asyncio
 import sys
@@ -14,7 +14,7 @@ from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
 from shared.models import find_model
 from shared.program import program
-from shared.reachability import Row, open_http, reach_all
+from shared.reachability import Row, open_http, reach_all, reach_receiver
 from shared.settings import Settings, without_password
 from shared.store.checks import inspect
 from shared.supervisor import embedded_url, has_data, valkey_binary
@@ -57,7 +57,8 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
             rows += await reach_all(http, {model: row})
             return rows if any(one.state == "unreachable" for one in rows) else [*rows, *await _probe(environ, model)]
         redis, backends = await asyncio.gather(_redis(settings), reach_all(http, settings.models))
-    return [*rows, *redis, *backends]
+    receivers = await asyncio.gather(*map(reach_receiver, settings.webhooks))
+    return [*rows, *redis, *backends, *receivers]
 
 
 async def _probe(environ: Mapping[str, str], model: str) -> list[Row]:

@@ -1,5 +1,7 @@
 """Settings from an environment mapping and a TOML file. Nothing else interprets either; all mistakes are told at once."""
 
+import base64
+import binascii
 import difflib
 import re
 import tomllib
@@ -14,11 +16,25 @@ import yarl
 from shared.core.profiles import Profile
 from shared.errors import ConfigError
 from shared.models import MAX_MODEL_NAME
-from shared.settings import OTHER_VARIABLES, TABLES, VARIABLES, ApiKey, ModelRow, Secret, Settings, networks, variable
-from shared.settings_table import describe, type_name
+from shared.settings import (
+    OTHER_VARIABLES,
+    TABLES,
+    VARIABLES,
+    ApiKey,
+    ModelRow,
+    Secret,
+    Settings,
+    Webhook,
+    networks,
+    variable,
+)
+from shared.settings_table import choices, describe
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 MIN_SEAL_KEY_CHARS = 32
+HOOK_KEY_BYTES = range(24, 65)
+"""What Standard Webhooks asks of a secret."""
+MAX_WEBHOOKS = 64
 FILE = "respool.toml"
 OVERLOOKED = f"the {FILE} here is not used: name it with --config {FILE}"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -57,12 +73,13 @@ class _Loader:
 
     def load(self, toml: bytes | None) -> Settings:
         file = self.parse(toml or b"")
-        keys, models = file.pop("keys", []), file.pop("models", {})
+        keys, models, webhooks = file.pop("keys", []), file.pop("models", {}), file.pop("webhooks", [])
         values = self.convert(Settings, file, "", extra=TABLES) | self.scalars()
         settings = Settings(
             **values,
             keys=self.keys(keys),
             models=self.models(models) or self.default_models(),
+            webhooks=self.webhooks(webhooks),
             seal_keys=self.seal_keys(),
         )
         self.check(settings)
@@ -170,6 +187,41 @@ class _Loader:
                     self.problems.append(f"keys[{number}].sha256: the same key is listed twice")
         return tuple(rows)
 
+    def webhooks(self, tables: Any) -> tuple[Webhook, ...]:
+        rows: list[Webhook] = []
+        if not isinstance(tables, list):
+            self.problems.append("webhooks: must be written as [[webhooks]]")
+            return ()
+        for number, table in enumerate(tables):
+            path, before = f"webhooks[{number}].", len(self.problems)
+            values = self.convert(Webhook, table, path)
+            if len(self.problems) > before:
+                continue
+            row = Webhook(**values)
+            if any(row.name == other.name for other in rows):
+                self.problems.append(f"{path}name: there are two of the name {row.name}")
+            self.address(row.url, f"{path}url", example="https://example.com/hooks", query=True)
+            rows.append(msgspec.structs.replace(row, secrets=self.hook_secrets(row.secret_env, f"{path}secret_env")))
+        if len(rows) > MAX_WEBHOOKS:
+            self.problems.append(f"webhooks: there are {len(rows)}, which is more than {MAX_WEBHOOKS}")
+        return tuple(rows)
+
+    def hook_secrets(self, name: str, path: str) -> tuple[Secret, ...]:
+        if _VARIABLE.fullmatch(name) is None:  # not repeated: it is probably the secret
+            self.problems.append(f"{path}: must be the name of an environment variable that holds the secret")
+            return ()
+        texts = [text.strip() for text in self.secret(name).split(",") if text.strip()]
+        if not texts:
+            self.problems.append(
+                f"{path}: neither {name} nor {name}_FILE is set in the environment: set one of them, or take this webhook out"
+            )
+        if not all(_is_hook_secret(text) for text in texts):
+            self.problems.append(
+                f"{name}: each secret (separated by commas) must be whsec_ and {HOOK_KEY_BYTES.start} to {HOOK_KEY_BYTES.stop - 1} "
+                'bytes in base64; make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
+        return tuple(map(Secret, texts))
+
     def models(self, tables: Any) -> dict[str, ModelRow]:
         rows: dict[str, ModelRow] = {}
         if not isinstance(tables, dict):
@@ -250,12 +302,12 @@ class _Loader:
             )
         return rows
 
-    def address(self, url: str, path: str) -> None:
+    def address(self, url: str, path: str, *, example: str = "http://127.0.0.1:8000/v1", query: bool = False) -> None:
         parts = _split(url)
         if parts is None or parts.scheme not in ("http", "https") or not _can_be_asked(url):
-            self.problems.append(f"{path}: must be an address such as http://127.0.0.1:8000/v1")
-        elif "?" in url or "#" in url or parts.username is not None:
-            self.problems.append(f"{path}: must not hold a user, a key, a query or a fragment")
+            self.problems.append(f"{path}: must be an address such as {example}")
+        elif ("?" in url and not query) or "#" in url or parts.username is not None:
+            self.problems.append(f"{path}: must not hold a user, a key{'' if query else ', a query'} or a fragment")
 
     def check(self, settings: Settings) -> None:
         """What single values cannot tell."""
@@ -295,6 +347,13 @@ def _can_be_asked(url: str) -> bool:
     return url.isprintable() and url == url.strip() and (":" in host or bool(_HOST.fullmatch(host)))
 
 
+def _is_hook_secret(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and len(base64.b64decode(text[6:], validate=True)) in HOOK_KEY_BYTES
+    except (binascii.Error, ValueError):
+        return False
+
+
 def _is_redis_url(url: str) -> bool:
     parts = _split(url)
     if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
@@ -315,6 +374,8 @@ def _placed(path: str, name: str, value: Any) -> str:
         return f'; a name with a dot needs quotes: [models."{path.removeprefix("models.")}{name}"]'
     if path.startswith("models.") and name in ("key", "api_key"):
         return "; set key_env to the name of an environment variable that holds the key"
+    if path.startswith("webhooks[") and name in ("secret", "secrets", "key"):
+        return "; set secret_env to the name of an environment variable that holds the secret"
     if path.startswith("keys[") and name in ("key", "api_key"):
         return "; only its hash stands here, as sha256 (printf %s KEY | sha256sum)"
     if path and name in Settings.__struct_fields__:
@@ -326,7 +387,7 @@ def _told(error: msgspec.ValidationError, hint: Any) -> str:
     """*error*, and for a choice what there is to choose from, for a hash how it is made."""
     if "[0-9a-f]{64}" in str(error):
         return "must be 64 hexadecimal digits (HINT: printf %s KEY | sha256sum)"
-    return f"{error} (HINT: {type_name(hint)})" if "enum value" in str(error) else str(error)
+    return f"{error} (HINT: {choices(hint)})" if "enum value" in str(error) else str(error)
 
 
 def _hint(name: str, known: list[str], cutoff: float = 0.6) -> str:

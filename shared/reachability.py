@@ -1,13 +1,18 @@
-"""Whether backends answer, take our keys and know their models: for `respool check`, and behind the start of `respool up`."""
+"""Whether backends answer, take our keys and know their models: for `respool check`, and behind the start of `respool up`.
+And whether receivers of webhooks can be reached, and may be: for `respool check`."""
 
 import asyncio
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
-from shared.settings import ModelRow
+from shared.core.webhooks import is_public
+from shared.settings import ModelRow, Webhook
 
 LIMIT_S = 10.0  # for each call
 MAX_LIST_BYTES = 8 * 1024 * 1024
@@ -89,3 +94,23 @@ def _lists(body: bytes, model: str) -> bool:
         return any(named.id == model for named in msgspec.json.decode(body, type=_List).data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return True
+
+
+async def reach_receiver(hook: Webhook) -> Row:
+    """Whether the receiver can be reached, and may be: nothing is sent."""
+    part, parts = f"webhooks.{hook.name}", urlsplit(hook.url)
+    host, port = parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = [str(place[0]) for *_, place in found]
+            if not (hook.allow_private or any(map(is_public, addresses))):
+                remedy = "nothing is sent there; set allow_private = true if that is meant"
+                return Row(part, "error", f"{host} is at {addresses[0]}, which is no public address: {remedy}")
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    except OSError as error:  # TimeoutError is one
+        return Row(part, "unreachable", f"{hook.place} cannot be reached: {error.strerror or 'timeout'}")
+    return Row(part, "ok", hook.place)

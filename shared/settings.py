@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.core.profiles import PROFILES, Preset, Profile, spoken
+from shared.core.webhooks import EVENT_TYPES, EventType
 
 MIB = 1024 * 1024
 DAY_S = 86_400
@@ -117,6 +118,54 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(profile, **self.profile_overrides) if self.profile_overrides else profile
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told when a background response has ended. ``secrets`` are resolved from ``secret_env`` at load."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+            description="Shown in logs and metrics. What waits to be sent is kept under it, also when `url` changes.",
+        ),
+    ]
+    url: Annotated[str, Meta(description="Where events are posted to: `https://` or `http://`.")]
+    secret_env: Annotated[
+        str,
+        Meta(
+            description="Environment variable with the secret (`whsec_...`) that signs, or with `_FILE` its file; several by commas all sign."
+        ),
+    ]
+    events: Annotated[tuple[EventType, ...], Meta(min_length=1, description="The ends of responses that are told.")] = (
+        EVENT_TYPES
+    )
+    tenant: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$", description="Only this tenant's responses. Unset: those of all tenants."
+        ),
+    ] = ""
+    allow_private: Annotated[
+        bool, Meta(description="Also send to addresses of this machine and of private networks.")
+    ] = False
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=30, description="Seconds within which the receiver must acknowledge.")
+    ] = 10
+    retry_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds until the second attempt, at most; doubled each time, up to 1 hour."),
+    ] = 5
+    secrets: tuple[Secret, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The address as it may be shown: path and query may hold secrets."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.name!r}, {self.place!r})"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of a process, checked."""
 
@@ -223,6 +272,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models: Annotated[
         dict[str, ModelRow], Meta(description="`[models.NAME]`: the public models; `*` in a name matches anything.")
     ] = {}
+    webhooks: Annotated[
+        tuple[Webhook, ...], Meta(description="`[[webhooks]]`: who is told when background responses end.")
+    ] = ()
     seal_keys: tuple[Secret, ...] = ()
     """From ``RESPOOL_SEAL_KEY`` alone: the first one seals, all of them open (``shared/seal.py``)."""
 
@@ -237,7 +289,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-TABLES = ("keys", "models")  # only in the file
+TABLES = ("keys", "models", "webhooks")  # only in the file
 CONVENTIONAL = {name: name.upper() for name in ("redis_url", "host", "port", "log_level", "log_format")}
 # Not settings of a process: the file's name, what the client commands read, and how messages call the command.
 OTHER_VARIABLES = (

@@ -42,6 +42,13 @@ def _shown(default: Any, factory: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def choices(hint: Any) -> str:
+    """The same as `type_name`, but of a list what it may hold."""
+    if get_origin(hint) is Annotated:
+        return choices(get_args(hint)[0])
+    return type_name(get_args(hint)[0] if get_origin(hint) in (tuple, frozenset) else hint)
+
+
 def type_name(hint: Any) -> str:
     """What a setting of this type may be, in words."""
     if get_origin(hint) is Annotated:

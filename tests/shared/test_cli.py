@@ -401,6 +401,28 @@ async def test_check_says_that_an_address_lacks_v1() -> None:
     assert rows[-1] == Row("models.*", "error", f"{where} is not the whole address: base_url must be {url}")
 
 
+@pytest.mark.parametrize(
+    ("host", "more", "state", "said"),
+    [
+        ("127.0.0.1", "allow_private = true", "ok", ""),
+        ("127.0.0.1", "", "error", "allow_private = true"),
+        ("no-such-host.invalid", "", "unreachable", "cannot be reached"),
+    ],
+)
+async def test_check_looks_at_webhooks(tmp_path: Path, host: str, more: str, state: str, said: str) -> None:
+    secret = f"whsec_{'a' * 43}="
+    async with backend(200, "") as url:
+        place = url.replace("127.0.0.1", host)
+        file = tmp_path / "c.toml"
+        file.write_text(
+            f'[[webhooks]]\nname = "ci"\nurl = "{place}/in-the-path?in=the-query"\nsecret_env = "HOOK"\n{more}\n'
+        )
+        rows = await examine({"RESPOOL_CONFIG": str(file), "HOOK": secret})
+    assert (rows[-1].part, rows[-1].state) == ("webhooks.ci", state)
+    assert said in rows[-1].message
+    assert [text for text in (secret, "in-the-path", "the-query") if text in str(rows)] == []
+
+
 async def test_check_looks_at_redis(tmp_path: Path) -> None:
     binary = valkey_binary()
     assert binary is not None

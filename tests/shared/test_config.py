@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import re
 from contextlib import suppress
@@ -13,7 +14,18 @@ from shared.core.profiles import PROFILES, Profile
 from shared.errors import ConfigError
 from shared.exposure import EXAMPLE_SHA256, check_exposure
 from shared.models import channels_of, find_model, models_of
-from shared.settings import OTHER_VARIABLES, VARIABLES, ApiKey, ModelRow, Secret, Settings, variable, without_password
+from shared.settings import (
+    OTHER_VARIABLES,
+    TABLES,
+    VARIABLES,
+    ApiKey,
+    ModelRow,
+    Secret,
+    Settings,
+    Webhook,
+    variable,
+    without_password,
+)
 from shared.settings_table import describe
 
 ROOT = Path(__file__).parents[2]
@@ -349,17 +361,17 @@ def test_read_config(tmp_path: Path) -> None:
         read_config({"RESPOOL_CONFIG": str(tmp_path / "d.toml")})
 
 
-@pytest.mark.parametrize("struct", [Settings, ModelRow, ApiKey])
+@pytest.mark.parametrize("struct", [Settings, ModelRow, ApiKey, Webhook])
 def test_every_setting_has_a_meaning_and_is_in_the_docs(struct: type[msgspec.Struct]) -> None:
     docs = (ROOT / "docs/settings.md").read_text()
     rows = describe(struct)
     without_meaning = set(struct.__struct_fields__) - {row.name for row in rows}
     # Secrets, which only the environment has.
-    assert without_meaning == {ModelRow: {"key"}, Settings: {"seal_keys"}}.get(struct, set())
+    assert without_meaning == {ModelRow: {"key"}, Settings: {"seal_keys"}, Webhook: {"secrets"}}.get(struct, set())
     lines = []
     for row in rows:
         cells = [f"`{row.name}`", f"`{row.variable}`" if row.variable else None, row.type, row.default, row.meaning]
-        if row.name not in ("keys", "models"):
+        if row.name not in TABLES:
             lines.append(f"| {' | '.join(cell for cell in cells if cell)} |")
     assert [line for line in lines if line not in docs] == []
 
@@ -458,12 +470,68 @@ def test_seal_keys_come_from_the_environment_and_are_long_enough() -> None:
     assert "aaaa" not in repr(load_settings({"RESPOOL_SEAL_KEY": "a" * 32}, None))
 
 
+HOOK = """
+    [[webhooks]]
+    name = "ci"
+    url = "https://example.com/hooks?token=in-the-query"
+    secret_env = "HOOK_SECRET"
+"""
+HOOK_SECRETS = [f"whsec_{base64.b64encode(letter * 32).decode()}" for letter in (b"a", b"b")]
+
+
+def test_webhooks() -> None:
+    (hook,) = load_settings({"HOOK_SECRET": HOOK_SECRETS[0]}, HOOK.encode()).webhooks
+    assert (hook.name, hook.tenant, hook.allow_private, hook.place) == ("ci", "", False, "https://example.com")
+    assert hook.events == ("response.completed", "response.failed", "response.incomplete", "response.cancelled")
+    more = 'events = ["response.failed"]\ntenant = "acme"\nallow_private = true'
+    settings = load_settings({"HOOK_SECRET": ", ".join(HOOK_SECRETS)}, (HOOK + more).encode())
+    (hook,) = settings.webhooks
+    assert (hook.events, hook.tenant, hook.allow_private) == (("response.failed",), "acme", True)
+    assert [secret.reveal() for secret in hook.secrets] == HOOK_SECRETS
+    assert [text for text in (*HOOK_SECRETS, "in-the-query") if text in repr(settings)] == []
+
+
+def test_the_secret_of_a_webhook_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{HOOK_SECRETS[0]}\n")
+    (hook,) = load_settings({"HOOK_SECRET_FILE": str(tmp_path / "secret")}, HOOK.encode()).webhooks
+    assert [secret.reveal() for secret in hook.secrets] == HOOK_SECRETS[:1]
+
+
+@pytest.mark.parametrize(
+    ("toml", "secret", "place", "remedy"),
+    [
+        (HOOK, "", "webhooks[0].secret_env", "set one of them, or take this webhook out"),
+        (HOOK, "sk-no-such-secret", "HOOK_SECRET", "openssl rand"),
+        (HOOK, "whsec_c2hvcnQ=", "HOOK_SECRET", "24 to 64 bytes"),
+        (HOOK, f"{HOOK_SECRETS[0]},whsec_%%%%", "HOOK_SECRET", "openssl rand"),
+        (HOOK.replace('"HOOK_SECRET"', f'"{HOOK_SECRETS[0]}"'), "", "webhooks[0].secret_env", "the name of an environment variable"),
+        (HOOK + "secret = 'whsec_x'", HOOK_SECRETS[0], "webhooks[0].secret", "set secret_env"),
+        (HOOK.replace("https://", "ftp://"), HOOK_SECRETS[0], "webhooks[0].url", "https://example.com/hooks"),
+        (HOOK.replace("https://", "https://me:pw@"), HOOK_SECRETS[0], "webhooks[0].url", "must not hold a user"),
+        (HOOK + 'events = ["response.done"]', HOOK_SECRETS[0], "webhooks[0].events", "response.completed"),
+        (HOOK + "events = []", HOOK_SECRETS[0], "webhooks[0].events", "length"),
+        (HOOK + "timeout_s = 31", HOOK_SECRETS[0], "webhooks[0].timeout_s", "30"),
+        (HOOK + HOOK, HOOK_SECRETS[0], "webhooks[1].name", "two of the name ci"),
+        ("webhooks = 3", "", "webhooks", "[[webhooks]]"),
+        ("[[webhook]]", "", "webhook", "did you mean webhooks?"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_webhooks_say_what_to_do_and_show_no_secret(
+    toml: str, secret: str, place: str, remedy: str
+) -> None:
+    found = problems({"HOOK_SECRET": secret}, toml)
+    (problem,) = [each for each in found if each.startswith(f"{place}: ")]
+    assert remedy in problem
+    assert [each for each in found if HOOK_SECRETS[0] in each or "in-the-query" in each or "sk-no" in each] == []
+
+
 def test_the_example_file_loads() -> None:
     text = (ROOT / "deploy/respool.example.toml").read_text()
     assert load_settings({}, text.encode()).models
     everything = re.sub(r"^# (\[|\w+ = )", r"\1", text, flags=re.MULTILINE).encode()
     names = ["OPENAI_API_KEY", "VLLM_API_KEY", "ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY"]
-    settings = load_settings(dict.fromkeys(names, "sk-1"), everything)
+    environ = dict.fromkeys(names, "sk-1") | {"APP_HOOK_SECRET": HOOK_SECRETS[0]}
+    settings = load_settings(environ, everything)
     assert {row.dialect for row in settings.models.values()} == {"anthropic", "chat", "echo"}
     assert len(settings.models["shared"].targets) == 2
     assert settings.keys
