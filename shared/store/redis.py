@@ -23,6 +23,10 @@ tick, grace        string  Redis ms once a second; set while leases get extra ti
 aged               zset    with max_stored_bytes: ended responses -> Redis ms of     keep_s of the last
                            their end
 purging            string  ended responses are listed in aged                          a minute, renewed
+hooks              hash    with webhooks: endpoint -> until when it counts, and what    1 day, renewed
+                           it wants to hear of
+hooks:<endpoint>   zset    ended responses -> Redis ms at which to tell it; how often   72 h
+                           that was tried is in the record (hook:<endpoint>)
 bell               list    at most one wake token                                       -
 slots:<backend>    zset    who holds a place at a backend with a limit -> Redis ms of   a lease
                            its end
@@ -81,6 +85,7 @@ Script = Literal[
     "block", "cancel", "chain", "claim", "delete", "flush", "leave", "pack", "read", "reap", "release", "renew", "requeue", "submit", "takeover",
     "slot_free", "slot_keep", "slot_take", "survey", "tick", "watch", "conversation_add", "conversation_create", "conversation_delete", "conversation_drop",
     "conversation_read", "conversation_update", "attend", "recall", "key_create", "key_find", "key_list", "key_revoke", "learn", "purge", "age",
+    "hook_take", "hook_done",
 ]  # fmt: skip
 Result = TypeVar("Result")
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- with messages, queue, conversations, blocks, ending
+-- with messages, queue, conversations, blocks, hooks, ending
 -- Cancel a response. One that nobody runs is settled here, with what the caller rendered for its number of events;
 -- of one that runs the wish is noted, so that only 'cancelled' can follow, and its owner is called.
 -- ARGV: id, tenant, inbox of the caller, seq, frames, object, status in them

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- with messages, queue, conversations, blocks, ending
+-- with messages, queue, conversations, blocks, hooks, ending
 -- Append and settle parts of many responses that ARGV[1] owns, in order. Then header and blob of each part:
 --   "a <id> <attempt> <first> <count>"                                               blob: frames
 --   "s <id> <attempt> <first> <count> <status> <bytes of frames> <bytes of output in the object> <attempts at backends>"

@@ -43,6 +43,7 @@ local function settle(id, status, first, count, frames, object, size, attempts)
     redis.call('ZADD', P .. 'aged', whole(t), id)
     if redis.call('TTL', P .. 'aged') < tonumber(keep_s) then redis.call('EXPIRE', P .. 'aged', keep_s) end
   end
+  if v[5] == 'background' then note(id, status, v[7], t) end
   redis.call('DEL', P .. 'q:' .. id, JOB .. id)
   redis.call('ZREM', P .. 'live', id)
   if owner == '' then redis.call('ZREM', QUEUE .. v[5], TAG .. ':' .. id) end
