@@ -39,6 +39,12 @@ CALLS = Counter(
     registry=REGISTRY,
 )
 TOKENS = Counter("respool_tokens", "Tokens that backends reported, in and out.", ["direction"], registry=REGISTRY)
+WEBHOOKS = Counter(
+    "respool_webhooks",
+    "Attempts to deliver webhooks, by endpoint and outcome.",
+    ["endpoint", "outcome"],
+    registry=REGISTRY,
+)
 QUEUED = Histogram("respool_queue_seconds", "From submission to the first claim.", buckets=SECONDS, registry=REGISTRY)
 FIRST = Histogram(
     "respool_first_output_seconds",

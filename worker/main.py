@@ -24,6 +24,7 @@ from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
 from shared.store.slots import Slots
+from shared.store.webhooks import Deliveries
 from shared.tasks import end
 from worker.backends.base import DIALECTS, Backends
 from worker.backends.echo import EchoBackend
@@ -33,8 +34,10 @@ from worker.job import Tools
 from worker.lease import Leases
 from worker.loop import BELL_S, ResponseWorker
 from worker.outbox import Outbox
+from worker.posting import Sender
 from worker.purge import purge
 from worker.ratios import Observer
+from worker.webhooks import Courier
 
 PARTITION = base32(HOME_PARTITION, 2)
 EXIT_CONFIG = 78
@@ -81,6 +84,8 @@ async def serve(settings: Settings, redis_url: str) -> None:
         backends = Backends(settings.models, {"echo": EchoBackend(), **dict.fromkeys(DIALECTS, http)}, sealer, places)
         leases = Leases(responses, PARTITION, name, settings)
         hub = await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
+        sender = await stack.enter_async_context(Sender())
+        await stack.enter_async_context(Courier(Deliveries(store, PARTITION), sender, settings.webhooks))
         tools = Tools(responses, outbox, backends, settings, observer)
         worker = ResponseWorker(tools, leases, bell.commands, PARTITION, name)
         hub.on_drain = worker.drain

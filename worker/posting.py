@@ -1,0 +1,85 @@
+"""One attempt to deliver a webhook over HTTP: signed, bounded, and never to an address that the operator has not meant.
+
+The address is checked where the connection is made, on what the name was resolved to: neither a name that changes its mind
+nor a redirect (none is followed) leads into the own network.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, Self
+
+import aiohttp
+from standardwebhooks import Webhook as Signer
+
+from shared.core.webhooks import ACKNOWLEDGED, is_public
+from shared.settings import Secret, Webhook
+
+FORBIDDEN = "the address is of a private network; set allow_private = true if that is meant"
+
+
+def sign(secrets: Sequence[Secret], event_id: str, body: bytes, at: datetime) -> dict[str, str]:
+    """The headers of one attempt, made at *at* (UTC): receivers refuse what was signed minutes ago. Each secret signs."""
+    text = body.decode()
+    signatures = [Signer(secret.reveal()).sign(event_id, at, text) for secret in secrets]
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, place = address
+    if not is_public(str(place[0])):
+        raise OSError(errno.EACCES, FORBIDDEN)
+    return socket.socket(family, kind, protocol)
+
+
+class Sender:
+    """To be opened and closed. Each attempt has a connection of its own."""
+
+    async def __aenter__(self) -> Self:
+        self._open = AsyncExitStack()
+        self._anywhere = await self._open.enter_async_context(_session())
+        self._public = await self._open.enter_async_context(_session(socket_factory=_public_socket))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
+
+    async def post(self, hook: Webhook, headers: Mapping[str, str], body: bytes) -> str:
+        """Empty when the receiver has acknowledged, else why not. What it says beside its status is not read."""
+        session = self._anywhere if hook.allow_private else self._public
+        try:
+            async with asyncio.timeout(hook.timeout_s):
+                async with session.post(hook.url, data=body, headers=headers, allow_redirects=False) as reply:
+                    status = reply.status
+                    reply.close()
+        except TimeoutError:
+            return f"no acknowledgement within {hook.timeout_s:g} s"
+        except aiohttp.ClientConnectorCertificateError:
+            return "the certificate does not vouch for the host"
+        except aiohttp.ClientConnectorError as error:
+            return f"no connection: {error.os_error.strerror or 'refused'}"
+        except (
+            aiohttp.ClientError,
+            OSError,
+            RuntimeError,
+        ) as error:  # uvloop raises all; their texts may hold the address
+            return f"no answer: {type(error).__name__}"
+        return "" if status in ACKNOWLEDGED else f"status {status}"
+
+
+def _session(**connector: Any) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, **connector),
+        timeout=aiohttp.ClientTimeout(total=None),  # the caller's is one for everything
+        headers={"User-Agent": "respool", "Content-Type": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
