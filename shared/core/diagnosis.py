@@ -51,6 +51,17 @@ class Process(NamedTuple):
         return self.name.startswith("w-")
 
 
+class Backlog(NamedTuple):
+    """What waits to be sent to an endpoint of webhooks."""
+
+    endpoint: str
+    waiting: int
+    overdue: int
+    """They should have been tried a minute ago."""
+    failing: int
+    """They have failed so often that the next attempt is minutes away."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """A snapshot. Lists are cut to a bound; ``unsettled`` and ``waiting`` count all."""
@@ -70,6 +81,7 @@ class Survey:
     processes: Sequence[Process] = ()
     used_bytes: int = 0
     max_bytes: int = 0
+    webhooks: Sequence[Backlog] = ()
 
 
 class Limits(NamedTuple):
@@ -98,6 +110,7 @@ def diagnose(survey: Survey, limits: Limits) -> list[Trouble]:
         *_processes(survey, workers),
         *_store(survey),
         *_queue(survey, workers, limits),
+        *_webhooks(survey),
         *(trouble for case in survey.cases if (trouble := _case(case, alive, when, limits))),
         *(
             Trouble("stray_entry", response_id, f"is in the queue {lane}, but is no response that waits: the next claim drops it")
@@ -159,6 +172,22 @@ def _queue(survey: Survey, workers: Sequence[Process], limits: Limits) -> Iterat
             "",
             f"{survey.waiting} responses wait, the first for {survey.oldest_s:.0f} s, though workers have {free} free slots: look at their logs (redis.unavailable, loop.lagged)",
         )
+
+
+def _webhooks(survey: Survey) -> Iterator[Trouble]:
+    for endpoint, waiting, overdue, failing in survey.webhooks:
+        if overdue:
+            yield Trouble(
+                "webhook_backlog",
+                endpoint,
+                f"{waiting} events wait to be sent, {overdue} of them for more than a minute: no worker has this endpoint in its configuration, or it takes them more slowly than they come",
+            )
+        if failing:
+            yield Trouble(
+                "webhook_failing",
+                endpoint,
+                f"{waiting} events wait to be sent, {failing} of them failed again and again (look for webhook.failed in the logs): they are tried at least once an hour, for 72 h or as long as their responses are kept",
+            )
 
 
 def _case(case: Case, alive: Set[str], when: str, limits: Limits) -> Trouble | None:

@@ -1,6 +1,6 @@
 """The snapshot that `respool doctor` judges: one script, and the heartbeats of the processes."""
 
-from shared.core.diagnosis import Case, Process, Survey
+from shared.core.diagnosis import Backlog, Case, Process, Survey
 from shared.store.processes import living
 from shared.store.redis import Store
 from shared.store.responses import Responses
@@ -13,7 +13,7 @@ BUDGET_S = 5.0
 async def survey(store: Store, partition: str) -> Survey:
     """Raises ``StoreUnavailable``."""
     answer = await store.call("survey", partition, MOST, budget_s=BUDGET_S)
-    unsettled, waiting, oldest_ms, overdue, tick_ms, grace_ms, rows, strays = answer
+    unsettled, waiting, oldest_ms, overdue, tick_ms, grace_ms, rows, strays, hooks = answer
     used_bytes, max_bytes = await Responses(store).memory()
     heartbeats = await living(store.client)
     processes = [
@@ -25,6 +25,7 @@ async def survey(store: Store, partition: str) -> Survey:
         unsettled=unsettled, waiting=waiting, oldest_s=int(oldest_ms) / 1000, overdue_packs=overdue,
         tick_s=int(tick_ms) / 1000 if tick_ms else None, grace_s=grace_ms / 1000, processes=processes,
         used_bytes=used_bytes, max_bytes=max_bytes,
+        webhooks=[Backlog(endpoint.decode(), *counts) for endpoint, *counts in hooks],
     )  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 -- -> {unsettled, waiting, ms since the first in a queue came, responses overdue for packing, ms since the last tick ('' without
 --    one), ms left of grace, rows of unsettled responses in the order of their time {id, v, status, owner, lane, attempt, crashes,
 --    shown, cancel, ms until it is due, ms since it may be claimed, 1 when it is in its queue, 1 when its request is there},
---    strays {id, lane}: entries of queues that no response waits behind}
+--    strays {id, lane}: entries of queues that no response waits behind, webhooks {endpoint, deliveries that wait, that should
+--    have been tried a minute ago, that wait for more than two minutes}}
 local most, t = tonumber(ARGV[1]), now()
-local rows, strays, waiting, oldest = {}, {}, 0, 0
+local rows, strays, hooks, waiting, oldest = {}, {}, {}, 0, 0
 
 local live = redis.call('ZRANGE', P .. 'live', 0, most - 1, 'WITHSCORES')
 for i = 1, #live, 2 do
@@ -29,6 +30,11 @@ for _, lane in ipairs(LANES) do
     end
   end
 end
+for _, endpoint in ipairs(redis.call('HKEYS', P .. 'hooks')) do
+  local due = P .. 'hooks:' .. endpoint
+  table.insert(hooks, {endpoint, redis.call('ZCARD', due), redis.call('ZCOUNT', due, '-inf', t - 60000),
+    redis.call('ZCOUNT', due, t + 120000, '+inf')})
+end
 local last = redis.call('GET', P .. 'tick')
 return {redis.call('ZCARD', P .. 'live'), waiting, whole(oldest), redis.call('ZCOUNT', P .. 'pack', '-inf', t - PACK_MS),
-  last and whole(t - last) or '', math.max(0, redis.call('PTTL', P .. 'grace')), rows, strays}
+  last and whole(t - last) or '', math.max(0, redis.call('PTTL', P .. 'grace')), rows, strays, hooks}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.core.diagnosis import Case, Limits, Process, Survey, Trouble, diagnose
+from shared.core.diagnosis import Backlog, Case, Limits, Process, Survey, Trouble, diagnose
 
 LIMITS = Limits(max_queue=10, max_queue_s=100)
 WORKER, FRONT_END = Process("w-1", alive=True, slots=4), Process("f-1", alive=True)
@@ -37,6 +37,7 @@ def running(**fields: Any) -> Case:
         survey(used_bytes=10**12),
         survey(used_bytes=74, max_bytes=100),
         survey(tick_s=None),
+        survey(webhooks=[Backlog("ci", 3, 0, 0)]),
     ],
 )
 def test_nothing_is_said_of_what_is_as_it_should_be(healthy: Survey) -> None:
@@ -55,6 +56,8 @@ TROUBLES: list[tuple[Survey, str, str, list[str]]] = [
     (survey(waiting=10), "queue_full", "", ["503"]),
     (survey(waiting=3, oldest_s=9), "idle_workers", "", ["3 responses", "9 s", "4 free slots"]),
     (survey(strays=[("resp_9", "background")]), "stray_entry", "resp_9", ["background", "drops it"]),
+    (survey(webhooks=[Backlog("ci", 3, 2, 0)]), "webhook_backlog", "ci", ["3 events", "2 of them", "no worker"]),
+    (survey(webhooks=[Backlog("ci", 3, 0, 1)]), "webhook_failing", "ci", ["3 events", "1 of them", "72 h"]),
     (survey(cases=[case(waits_s=61)]), "queued_long", "resp_1", ["61 s", "failed in 39 s"]),
     (survey(cases=[case(waits_s=101)]), "queued_too_long", "resp_1", ["101 s", "failed in 20 s"]),
     (survey(cases=[case(waits_s=101, due_s=-1)]), "queued_too_long", "resp_1", ["failed now"]),

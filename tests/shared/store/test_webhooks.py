@@ -3,9 +3,11 @@
 import pytest
 from redis.asyncio import Redis
 
+from shared.core.diagnosis import Backlog
 from shared.core.lifecycle import SCHEMA
 from shared.core.webhooks import EVENT_TYPES, Delivery, rule_of
 from shared.store.responses import Responses
+from shared.store.survey import survey
 from shared.store.webhooks import Deliveries, Wish
 from shared.wire.responses import Status
 from support.valkey import KEEP_S, PARTITION, PREFIX, TENANT, ended, key, new, object_of, rid, submit
@@ -187,3 +189,14 @@ async def test_the_latest_configuration_counts(responses: Responses, redis: Redi
     await take(deliveries, rule_of("", ["response.failed"]))
     await over(responses, 1)
     assert not await redis.exists(due())
+
+
+async def test_the_doctor_sees_what_waits(responses: Responses, redis: Redis, deliveries: Deliveries) -> None:
+    await take(deliveries)
+    for number in (1, 2, 3):
+        await over(responses, number)
+    (taken,) = await take(deliveries, room=1)
+    assert list((await survey(responses._store, PARTITION)).webhooks) == [Backlog("ci", 3, 0, 0)]
+    await deliveries.done(taken, again_s=200)
+    await lease_over(redis, 3)
+    assert list((await survey(responses._store, PARTITION)).webhooks) == [Backlog("ci", 3, 1, 1)]
