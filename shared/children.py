@@ -111,7 +111,12 @@ class Child:
                 self._process.terminate()
             await asyncio.wait({self._task}, timeout=HURRY_S)
         impatient.cancel()
-        if not self._task.done() and self._process:
+        if not self._task.done():
+            self.kill()
+        await self._task
+
+    def kill(self) -> None:
+        """SIGKILL for it and what it started; until it is stopped, that starts it again."""
+        if self._process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        await self._task

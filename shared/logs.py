@@ -75,6 +75,8 @@ EVENTS: Mapping[str, str] = {
     "redis.warned": "Redis is set up in a way that puts data at risk.",
     "child.started": "`respool up` started a process.",
     "child.exited": "A process of `respool up` ended.",
+    "child.frozen": "A process of `respool up` gave no sign of life for too long, while Redis answered: it is killed, and started again.",
+    "watchdog.failed": "A bug, or an odd answer of Redis, hid whether the processes of `respool up` live; it looks again in a second.",
     "child.restarted": "A process of `respool up` that had ended is started again.",
 }
 

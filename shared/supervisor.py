@@ -2,7 +2,7 @@
 
     Redis answers -> rooms start -> GET /ready is 200 -> banner, a look at the backends -> a signal -> rooms drain -> Valkey ends
 
-Before the banner a child that ends stops the start; after it, it is started again.
+Before the banner a child that ends stops the start; after it, it is started again, and one that freezes is killed for that.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ from shared.settings import Settings, without_password
 from shared.store.redis import Store, connect
 from shared.store.tenants import Tenants
 from shared.tasks import end
+from shared.watchdog import LIMIT_S, Watchdog
 
 REDIS_WAIT_S = 3.0
 LOADING_WAIT_S = 300.0  # reading a large append-only file
@@ -67,9 +68,11 @@ class Supervisor:
         api: int = 1,
         workers: int = 1,
         rooms: Mapping[str, Sequence[str]] = ROOMS,
+        silence_s: float = LIMIT_S,
         say: Callable[[str], None],
     ) -> None:
         self._settings, self._environ, self._rooms, self._say = settings, environ, rooms, say
+        self._silence_s = max(silence_s, 2 * settings.renew_s)  # workers sign when they renew
         self._counts = {"api": api, "worker": workers}
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._hurry = asyncio.Event()
@@ -90,11 +93,13 @@ class Supervisor:
             port = free_port(self._settings.host, self._settings.port)
             url = self._settings.redis_url or self._start_valkey(stack)
             if await self._reached(self._redis_answers(url)) and await self._reached(self._look_at_keys(url)):
-                self._start_rooms(stack, url, port)
+                children = self._start_rooms(stack, url, port)
                 if await self._reached(_ready(self._settings.host, port)):
                     self._up = True
                     self._say(banner(self._settings, port, keyed=self._keyed, overlooked=is_overlooked(self._environ)))
                     stack.push_async_callback(end, asyncio.create_task(self._look_at_backends()))
+                    watchdog = Watchdog(url, children, self._silence_s)
+                    stack.push_async_callback(end, asyncio.create_task(watchdog.watch()))
             return await self._ended
 
     def _check_new_data(self) -> None:
@@ -190,7 +195,7 @@ class Supervisor:
         if text := doubts(rows, f"{program()} check{f' --config {shlex.quote(config)}' if config else ''}"):
             self._say(text)
 
-    def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> None:
+    def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> list[Child]:
         given = {
             name: value for name, value in self._environ.items() if name not in ("REDIS_URL_FILE", "VALKEY_URL_FILE")
         }
@@ -209,6 +214,7 @@ class Supervisor:
             await asyncio.gather(*(child.stop(limit_s, self._hurry) for child in children))
 
         stack.push_async_callback(drain)
+        return children
 
 
 def valkey_binary() -> Path | None:

@@ -1,5 +1,7 @@
 """The processes that live now. Their list is that of the inboxes that somebody reads: it needs no key, and no clean-up."""
 
+import socket
+
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -9,6 +11,11 @@ from shared.store.redis import LOST, inbox_channel
 Heartbeats = dict[str, dict[str, bytes]]
 HEARTBEATS = {"w-": "rs:w:", "f-": "rs:f:"}
 """What the names of workers and front ends begin with, and where their heartbeats are."""
+
+
+def stem(letter: str, pid: int) -> str:
+    """A process's name is this, a dash, and what tells it from earlier ones with the same number. *letter*: ``w`` or ``f``."""
+    return f"{letter}-{socket.gethostname()[:24]}-{pid}"
 
 
 def heartbeat_key(process: str) -> str:

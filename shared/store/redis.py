@@ -42,7 +42,8 @@ k:<sha256>         hash    an API key: name, tenant, created, used              
 =================  ======  ==========================================================  =====================
 
 Besides: ``arq:queue:{pp}:<lane>`` and ``arq:job:{pp}:<id>`` in arq's layout, ``rs:w:<worker>`` and ``rs:f:<front end>``
-(heartbeats, 10 s), and the channels ``rs:in:<process>``.
+(heartbeats, 10 s), ``rs:u`` (the same of `respool up`, which sees so whether Redis takes them), and the channels
+``rs:in:<process>``.
 """
 
 import asyncio
