@@ -23,6 +23,7 @@ from support.cluster_thread import ClusterThread
 
 OURS, THEIRS = "sk-ours", "sk-theirs"
 LIMIT_S = 20.0
+BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 HI = {"model": "echo", "input": "hi"}
 
 
@@ -321,9 +322,9 @@ async def test_the_first_key_closes_the_door(open_cluster: ClusterThread, raw_cl
 
 async def start_exposed(cluster: Cluster) -> tuple[int, str]:
     """The exit code of a front end that listens on all addresses, and what it said; stopped when it serves."""
-    environ = {"PATH": os.environ["PATH"], "REDIS_URL": cluster.redis_url, "HOST": "0.0.0.0", "PORT": "0"}
+    environ = BARE | {"REDIS_URL": cluster.redis_url, "HOST": "0.0.0.0", "PORT": "0"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "api", cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "api", env=environ, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
@@ -369,7 +370,7 @@ async def test_the_embedded_redis_is_found_by_its_folder(tmp_path: Path) -> None
 async def run(*arguments: str, **environ: str) -> tuple[int, str]:
     """A command's exit code, and what it printed: where it fails, on standard error."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *arguments, cwd=ROOT, env={"PATH": os.environ["PATH"], **environ},
+        sys.executable, "-m", "shared.cli", *arguments, env=BARE | environ,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(LIMIT_S):
@@ -382,7 +383,7 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str]:
 async def up(*arguments: str) -> AsyncIterator[str]:
     """`respool up`, as far as its banner."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *arguments, cwd=ROOT, env={"PATH": os.environ["PATH"]},
+        sys.executable, "-m", "shared.cli", *arguments, env=BARE,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None

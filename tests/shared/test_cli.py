@@ -200,7 +200,7 @@ def test_the_end_decides_the_exit_code(status: str, more: dict[str, object], mes
 
 async def respool(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *arguments, cwd=ROOT, env={"PATH": os.environ["PATH"], **environ},
+        sys.executable, "-m", "shared.cli", *arguments, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -321,14 +321,8 @@ async def test_ctrl_c(background: bool) -> None:
     ],
 )
 def test_exit_codes(
-    arguments: list[str],
-    code: int,
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the data of a `respool up` in this checkout are nobody's here
     for name in ("RESPOOL_CONFIG", "OPENAI_BASE_URL", "OPENAI_API_KEY", *CONVENTIONAL.values()):
         monkeypatch.delenv(name, raising=False)
     assert run(arguments) == code
@@ -350,8 +344,9 @@ async def test_version_is_quick() -> None:
     heavy = {"aiohttp", "redis", "arq", "structlog", "api", "worker"}
     source = f"import sys; from shared.cli import run; run(['version']); print(sorted({heavy} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", source, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-c", source, env={"PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     _, out, _ = await finished(process)
     assert out.splitlines()[-1] == "[]"
 

@@ -1,8 +1,11 @@
 """What a room sets about garbage collection, seen from a process of its own."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 LOOK = """
 import gc
 from shared.garbage import collect_rarely
@@ -16,5 +19,7 @@ print(gc.collect() > 0)
 
 
 def test_cycles_are_still_collected() -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True, timeout=30)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LOOK]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.split() == ["True", "True", "True", "True"]

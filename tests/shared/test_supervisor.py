@@ -104,8 +104,8 @@ class Up:
 @asynccontextmanager
 async def up(data: Path, **environ: str) -> AsyncIterator[Up]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MAIN, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "RESPOOL_DATA_DIR": str(data), "PORT": "0", "RESPOOL_DRAIN_S": "0.2", **environ},
+        sys.executable, "-c", MAIN, stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RESPOOL_DATA_DIR": str(data), "PORT": "0", "RESPOOL_DRAIN_S": "0.2", **environ},
     )  # fmt: skip
     try:
         yield Up(process)
