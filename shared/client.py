@@ -149,11 +149,14 @@ class Stream:
         self.on_id: Callable[[str], None] = lambda _: None  # called once, with the id of a response that was created
         self.final: bytes | None = None  # the last Response, JSON
         self._done = False
+        self._met = False
+        """The server has answered: when it is away from then on, it is waited for."""
 
     async def create(self, body: dict[str, Any]) -> None:
         """Post *body* and follow what comes of it. A cut before the response has an id is final: nobody knows it."""
         try:
             async with self._client.http.post(self._client.url + "/v1/responses", json=body) as reply:
+                self._met = True
                 await self._read(reply)
         except (aiohttp.ClientError, TimeoutError, LineTooLong) as error:
             if not self.response_id:
@@ -172,11 +175,14 @@ class Stream:
             try:
                 url = f"{self._client.url}/v1/responses/{self.response_id}"
                 async with self._client.http.get(url, params=query) as reply:
+                    self._met = True
                     if reply.status < 500:
                         await self._read(reply)
                     else:
                         error = f"HTTP {reply.status}"
             except (aiohttp.ClientError, TimeoutError, LineTooLong) as cut:
+                if not self._met and isinstance(cut, aiohttp.ClientConnectorError):
+                    raise self._client.unreachable(cut) from cut
                 error = str(cut) or "timeout"
             retries = retries + 1 if self.after == before and not self._done else 0
             if retries == 1:

@@ -312,6 +312,7 @@ async def test_ctrl_c(background: bool) -> None:
         (["--nope"], 2, "No such option"),
         (["get"], 2, "Missing argument"),
         (["get", ID, "--url", "http://127.0.0.1:1"], 69, "start one with `respool up`"),
+        (["watch", ID, "--url", "http://127.0.0.1:1"], 69, "start one with `respool up`"),
         (["get", ID, "--url", "127.0.0.1:1"], 2, "it begins with http:// or https://"),
         (["up", "--host", "0.0.0.0", "--port", "0"], 78, "no keys are configured"),
         (["up", "--config", "/nowhere"], 78, "RESPOOL_CONFIG: /nowhere cannot be read"),
