@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,11 @@ import os, sys, part
 def main():
     print(os.getcwd(), *sys.argv[1:], *([os.environ["RESPOOL_COMMAND"]] if "name" in sys.argv else []))
     sys.exit(7 if "fail" in sys.argv else 0)
+"""
+POWERLESS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE: from exec on, not even root writes where it may not
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 FAKE_PYTEST = """
 import os, sys
@@ -165,6 +170,32 @@ def test_a_changed_project_is_installed_again_into_the_same_environment(installe
     (installed.root / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     assert installed.run("dev", "version") == (0, f"{installed.root} version\n", "")
     assert (installed.root / ".venv" / "kept").exists()
+
+
+@pytest.fixture
+def foreign(installed: Checkout) -> Iterator[Checkout]:
+    """One that may be read only; what runs there runs by ``POWERLESS``."""
+    lock = installed.root / ".venv.lock"
+    installed.root.chmod(0o555)
+    lock.chmod(0o444)
+    yield installed
+    installed.root.chmod(0o755)
+    lock.chmod(0o644)
+
+
+def test_who_may_not_write_can_use_what_is_installed(foreign: Checkout) -> None:
+    assert foreign.run("-c", POWERLESS, "dev", "version") == (0, f"{foreign.root} version\n", "")
+
+
+def test_who_may_not_write_is_told_who_can_install(foreign: Checkout) -> None:
+    with (foreign.root / "tests" / "requirements.lock").open("a") as lock:
+        lock.write("# changed\n")
+    told = (
+        f"dev: there is something to install, and {foreign.root} cannot be written to: Permission denied.\n"
+        f"     Let its owner run this once: '{foreign.root}/dev' test\n"
+        "     Or use a checkout of your own.\n"
+    )
+    assert foreign.run("-c", POWERLESS, "dev", "test", "-k", "x") == (1, "", told)
 
 
 def lose_python(checkout: Checkout) -> None:
