@@ -1,13 +1,16 @@
 """What `respool up` tells people, beside its logs."""
 
+import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared.config import OVERLOOKED
+from shared.program import program
 from shared.reachability import Row
 from shared.settings import ModelRow, Settings, without_password
 
+DEFAULT_URL = "http://127.0.0.1:8080"
+MOST_NAMED = 8  # models
 REMEDY = ". Start it (this server need not be started again), or correct its base_url"
 
 
@@ -17,16 +20,13 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def banner(settings: Settings, port: int, *, keyed: bool = False, overlooked: bool = False) -> str:
-    """What a person needs to know when everything is up. *overlooked*: there is a configuration that is not used."""
-    notice = f"\n  Notice  {OVERLOOKED}" if overlooked else ""
+def banner(settings: Settings, port: int, *, keyed: bool = False, notices: Sequence[str] = ()) -> str:
+    """What a person needs to know when everything is up. *notices*: of what there is, but is not used."""
+    notice = "".join(f"\n  Notice  {each}" for each in notices)
     url = base_url(settings.host, port)
     embedded = f"embedded Valkey, data in {Path(settings.data_dir).absolute()} (appendfsync {settings.durability})"
     redis = without_password(settings.redis_url) if settings.redis_url else embedded
-    named = sorted(
-        (name for name in settings.models if "*" not in name), key=lambda name: settings.models[name].dialect == "echo"
-    )
-    model = named[0] if named else "MODEL"
+    model, hint = _example(settings.models)
     header, imports, key = "", "", '"none"'
     if keyed:
         header, imports, key = (
@@ -37,7 +37,7 @@ def banner(settings: Settings, port: int, *, keyed: bool = False, overlooked: bo
     return f"""
   Respool answers on {url}
   Redis   {redis}
-  Models  {", ".join(map(_told, settings.models, settings.models.values()))}{notice}
+  Models  {", ".join(map(_told, settings.models, settings.models.values()))}{hint}{notice}
 
   curl {url}/v1/responses{header} -H 'Content-Type: application/json' -d '{{"model": "{model}", "input": "Hello"}}'
 
@@ -45,6 +45,19 @@ def banner(settings: Settings, port: int, *, keyed: bool = False, overlooked: bo
   client = OpenAI(base_url="{url}/v1", api_key={key})
   print(client.responses.create(model="{model}", input="Hello").output_text)
 """
+
+
+def _example(models: Mapping[str, ModelRow]) -> tuple[str, str]:
+    """A model to begin with, and what to know about it. Behind a pattern are the person's own: ``echo`` would hide them."""
+    named = [name for name in models if "*" not in name]
+    model = next((name for name in named if models[name].dialect != "echo"), None)
+    if model:
+        return model, ""
+    for pattern, row in models.items():
+        if "*" in pattern:
+            fits = "" if pattern == "*" else f" and that fits {pattern}"
+            return "MODEL", f"\n  MODEL   stands for a name that {row.base_url} knows{fits}"
+    return named[0], ""
 
 
 def _told(name: str, row: ModelRow) -> str:
@@ -68,6 +81,19 @@ def doubts(rows: Sequence[Row], check: str) -> str:
     return "\n".join(
         [*lines, f"          Until that is mended, responses of these models may fail. Look again: {check}", ""]
     )
+
+
+def offers(rows: Sequence[Row], url: str) -> str:
+    """Which names there are behind patterns, as their backends list them; empty when none does."""
+    lines = []
+    for row in rows:
+        if row.lists:
+            more = f", and {len(row.lists) - MOST_NAMED} more" if len(row.lists) > MOST_NAMED else ""
+            name = row.lists[0] if len(row.lists) == 1 else "NAME"
+            where = "" if url == DEFAULT_URL else f" --url {url}"
+            lines.append(f"  Models  {', '.join(row.lists[:MOST_NAMED])}{more} (listed by {row.message})")
+            lines.append(f"          Ask one: {program()} ask Hello --model {shlex.quote(name)}{where}")
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def farewell(number: signal.Signals, drain_s: float) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.config import OVERLOOKED, is_overlooked, load_settings, read_config
+from shared.config import load_settings, overlooked, read_config
 from shared.errors import ConfigError, StoreUnavailable
 from shared.exposure import check_exposure, needs_stored_keys
 from shared.keys import stored_keys
@@ -44,8 +44,7 @@ async def examine(environ: Mapping[str, str], model: str | None = None) -> list[
         return [Row("configuration", "error", problem) for problem in error.problems]
     source = environ.get("RESPOOL_CONFIG") or "environment and defaults"
     rows = [Row("configuration", "ok", f"{source}; {len(settings.models)} models, {len(settings.keys)} keys in it")]
-    if is_overlooked(environ):
-        rows.append(Row("configuration", "warning", OVERLOOKED))
+    rows += [Row("configuration", "warning", notice) for notice in overlooked(environ, settings)]
     if keyed is None:
         place = without_password(settings.redis_url) if settings.redis_url else settings.data_dir
         rows.append(Row("configuration", "warning", UNKNOWN_KEYS.format(settings.host, place)))

@@ -36,7 +36,8 @@ HOOK_KEY_BYTES = range(24, 65)
 """What Standard Webhooks asks of a secret."""
 MAX_WEBHOOKS = 64
 FILE = "respool.toml"
-OVERLOOKED = f"the {FILE} here is not used: name it with --config {FILE}"
+UNNAMED = f"the {FILE} here is not used: name it with --config {FILE}"
+UNUSED_ADDRESS = "OPENAI_BASE_URL is not used: {} has models, and only those exist. Add one with that base_url, or unset the variable"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"(?=.{1,253}$)[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
 OF_THE_MODEL = ("name", "channel", "created", "owned_by", "context_tokens", "backends")
@@ -53,9 +54,15 @@ def read_config(environ: Mapping[str, str]) -> bytes | None:
         raise ConfigError([f"RESPOOL_CONFIG: {path} cannot be read: {error.strerror}"]) from error
 
 
-def is_overlooked(environ: Mapping[str, str]) -> bool:
-    """Whether there is a file of the usual name, but nobody named it."""
-    return not environ.get("RESPOOL_CONFIG") and Path(FILE).exists()
+def overlooked(environ: Mapping[str, str], settings: Settings) -> list[str]:
+    """What people may believe to be in use, and is not: a file of the usual name that nobody named, and an address beside a
+    file whose models lead elsewhere."""
+    path, address = (environ.get(name, "").strip() for name in ("RESPOOL_CONFIG", "OPENAI_BASE_URL"))
+    found = [] if path or not Path(FILE).exists() else [UNNAMED]
+    used = {target.base_url for row in settings.models.values() for target in row.targets}
+    if address and address.rstrip("/") not in used:
+        found.append(UNUSED_ADDRESS.format(path))
+    return found
 
 
 def load_settings(environ: Mapping[str, str], toml: bytes | None) -> Settings:

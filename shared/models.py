@@ -16,7 +16,7 @@ def find_model(models: Mapping[str, ModelRow], name: str, channel: str = "") -> 
     offered = models_of(models, channel)
     if name in offered:
         return offered[name]
-    fitting = [pattern for pattern in offered if _fits(pattern, name)]
+    fitting = [pattern for pattern in offered if fits(pattern, name)]
     return offered[max(fitting, key=len)] if fitting else None
 
 
@@ -29,7 +29,7 @@ def channels_of(models: Mapping[str, ModelRow]) -> set[str]:
     return {row.channel for row in models.values()} - {""}
 
 
-def _fits(pattern: str, name: str) -> bool:
+def fits(pattern: str, name: str) -> bool:
     """Whether *name* is *pattern* with any text for each ``*``. Linear in both."""
     first, *middle = pattern.split("*")
     if not middle or len(name) > MAX_MODEL_NAME or not name.startswith(first):

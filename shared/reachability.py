@@ -12,18 +12,20 @@ import aiohttp
 import msgspec
 
 from shared.core.webhooks import is_public
+from shared.models import fits
 from shared.settings import ModelRow, Webhook
 
 LIMIT_S = 10.0  # for each call
 MAX_LIST_BYTES = 8 * 1024 * 1024
 
 
-class Row(msgspec.Struct):
-    """One line of `respool check`."""
+class Row(msgspec.Struct, omit_defaults=True):
+    """One line of `respool check`. ``lists``: the names that fit the pattern, as the backend has them."""
 
     part: str
     state: Literal["ok", "warning", "error", "unreachable"]
     message: str
+    lists: tuple[str, ...] = ()
 
 
 class _Named(msgspec.Struct):
@@ -65,9 +67,11 @@ async def reach(http: aiohttp.ClientSession, name: str, row: ModelRow, *, severa
             return Row(part, "error", f"{row.base_url} is not the whole address: base_url must be {row.base_url}/v1")
         return Row(part, "warning", f"{row.base_url} answers, but GET /models gives {status}: is the path right?")
     wanted = row.model or ("" if "*" in name else name)
-    if wanted and not _lists(body, wanted):
+    names = _names(body)
+    if wanted and names is not None and wanted not in names:
         return Row(part, "warning", f"{row.base_url} does not list a model {wanted}")
-    return Row(part, "ok", row.base_url)
+    offered = () if row.model or "*" not in name else tuple(each for each in names or () if _is_offered(name, each))
+    return Row(part, "ok", row.base_url, offered)
 
 
 async def _list(http: aiohttp.ClientSession, row: ModelRow, base_url: str) -> tuple[int, bytes]:
@@ -83,17 +87,21 @@ async def _begins_at(http: aiohttp.ClientSession, row: ModelRow, base_url: str) 
     """Whether the list of models is there."""
     try:
         status, body = await _list(http, row, base_url)
-        return status == 200 and bool(msgspec.json.decode(body, type=_List))
-    except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+        return status == 200 and _names(body) is not None
+    except (aiohttp.ClientError, TimeoutError):
         return False
 
 
-def _lists(body: bytes, model: str) -> bool:
-    """Whether the answer lists *model*; an answer of another form is not judged."""
+def _names(body: bytes) -> list[str] | None:
+    """What the answer lists; ``None`` for an answer of another form, which is not judged."""
     try:
-        return any(named.id == model for named in msgspec.json.decode(body, type=_List).data)
+        return [named.id for named in msgspec.json.decode(body, type=_List).data]
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return True
+        return None
+
+
+def _is_offered(pattern: str, name: str) -> bool:
+    return name.isprintable() and fits(pattern, name)
 
 
 async def reach_receiver(hook: Webhook) -> Row:

@@ -28,9 +28,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
-from shared.banner import banner, base_url, doubts, farewell
+from shared.banner import banner, base_url, doubts, farewell, offers
 from shared.children import Child
-from shared.config import is_overlooked
+from shared.config import overlooked
 from shared.errors import ConfigError, RespoolError, StoreUnavailable
 from shared.exposure import check_exposure
 from shared.program import program
@@ -96,8 +96,9 @@ class Supervisor:
                 children = self._start_rooms(stack, url, port)
                 if await self._reached(_ready(self._settings.host, port)):
                     self._up = True
-                    self._say(banner(self._settings, port, keyed=self._keyed, overlooked=is_overlooked(self._environ)))
-                    stack.push_async_callback(end, asyncio.create_task(self._look_at_backends()))
+                    notices = overlooked(self._environ, self._settings)
+                    self._say(banner(self._settings, port, keyed=self._keyed, notices=notices))
+                    stack.push_async_callback(end, asyncio.create_task(self._look_at_backends(port)))
                     watchdog = Watchdog(url, children, self._silence_s)
                     stack.push_async_callback(end, asyncio.create_task(watchdog.watch()))
             return await self._ended
@@ -187,12 +188,14 @@ class Supervisor:
         check_exposure(self._settings, stored_keys=stored)
         self._keyed = self._keyed or stored
 
-    async def _look_at_backends(self) -> None:
+    async def _look_at_backends(self, port: int) -> None:
         """Behind the start, which waits for none of them: one that does not answer may come up later."""
         async with open_http() as http:
             rows = await reach_all(http, self._settings.models)
         config = self._environ.get("RESPOOL_CONFIG")
         if text := doubts(rows, f"{program()} check{f' --config {shlex.quote(config)}' if config else ''}"):
+            self._say(text)
+        if text := offers(rows, base_url(self._settings.host, port)):
             self._say(text)
 
     def _start_rooms(self, stack: AsyncExitStack, url: str, port: int) -> list[Child]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.config import is_overlooked, load_settings, read_config
+from shared.config import load_settings, overlooked, read_config
 from shared.core.profiles import PROFILES, Profile
 from shared.errors import ConfigError
 from shared.exposure import EXAMPLE_SHA256, check_exposure
@@ -347,10 +347,21 @@ def test_beyond_loopback_the_key_of_the_example_is_refused() -> None:
 
 def test_a_file_that_nobody_named_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert not is_overlooked({})
+    settings = load_settings({}, None)
+    assert overlooked({}, settings) == []
     (tmp_path / "respool.toml").touch()
-    assert is_overlooked({})
-    assert not is_overlooked({"RESPOOL_CONFIG": "other.toml"})
+    assert overlooked({}, settings) == ["the respool.toml here is not used: name it with --config respool.toml"]
+    assert overlooked({"RESPOOL_CONFIG": "other.toml"}, settings) == []
+
+
+def test_an_address_beside_a_file_with_models_is_noticed() -> None:
+    environ = {"RESPOOL_CONFIG": "c.toml", "OPENAI_BASE_URL": " http://h/v1/ "}
+    elsewhere, there = (f'[models.m]\ndialect = "chat"\nbase_url = "http://{host}/v1"\n'.encode() for host in "gh")
+    (told,) = overlooked(environ, load_settings(environ, elsewhere))
+    assert told.startswith("OPENAI_BASE_URL is not used: c.toml has models, and only those exist.")
+    for used in (there, b"port = 1\n"):
+        assert overlooked(environ, load_settings(environ, used)) == []
+    assert overlooked({"RESPOOL_CONFIG": "c.toml"}, load_settings({}, elsewhere)) == []
 
 
 def test_read_config(tmp_path: Path) -> None:

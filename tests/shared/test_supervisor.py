@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from redis.asyncio import Redis
 
 from shared.checkup import examine as check
@@ -210,6 +211,24 @@ async def test_a_backend_that_does_not_answer_is_told_behind_the_start(tmp_path:
         assert told.startswith("said Notice models.*: http://127.0.0.1:1/v1 does not answer: ")
         assert told.endswith("responses of these models may fail. Look again: respool check")
         assert "Start it (this server need not be started again), or correct its base_url" in told
+
+
+async def test_the_names_that_a_backend_lists_are_told_behind_the_start(tmp_path: Path) -> None:
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "qwen"}, {"id": "\x1b[2J"}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    async with up(tmp_path, OPENAI_BASE_URL=address) as running:
+        assert '"model": "MODEL"' in await running.text("said Respool answers on")
+        assert (await running.text("said Models")).startswith(
+            f"said Models qwen (listed by {address}) Ask one: respool ask Hello --model qwen --url http://127.0.0.1:"
+        )
+    await runner.cleanup()
 
 
 async def test_a_backend_that_is_slow_to_answer_holds_up_neither_start_nor_end(tmp_path: Path) -> None:
