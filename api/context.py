@@ -24,11 +24,12 @@ _decode_items = msgspec.json.Decoder(list[StoredItem]).decode
 @dataclass(frozen=True, slots=True)
 class Context:
     """``taken`` are the ids that no other item may have, those of deleted items included; ``read`` says how much there
-    was of the conversation (``Head.batches`` and ``Head.deleted``)."""
+    was of the conversation (``Head.batches`` and ``Head.deleted``). What is not ``stored`` a worker cannot read."""
 
     items: list[StoredItem]
     taken: frozenset[str] = frozenset()
     read: tuple[int, int] = (0, 0)
+    stored: bool = True
 
 
 async def read_context(
@@ -39,11 +40,15 @@ async def read_context(
     settings: Settings,
     *,
     keeps: bool = True,
+    remembered: Sequence[bytes] | None = None,
 ) -> Context:
     """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context. Its lifetime
-    is made long enough for a new turn, unless *keeps* is false."""
+    is made long enough for a new turn, unless *keeps* is false. *remembered*: the JSON arrays of items of a parent that is
+    not stored."""
     request = accepted.request
-    if request.previous_response_id is not None:
+    if remembered is not None:
+        context = Context(_items_of(remembered), stored=False)
+    elif request.previous_response_id is not None:
         context = await _read_chain(request.previous_response_id, tenant, responses, settings, keeps=keeps)
     elif request.conversation is not None:
         context = await _read_conversation(
@@ -102,7 +107,7 @@ async def _read_chain(parent: str, tenant: str, responses: Responses, settings: 
     if isinstance(chain, str):
         message = "The chain of previous responses is too long for this server. Start a new one."
         raise InvalidRequest(message, param="previous_response_id", code="context_length_exceeded")
-    items = [item for batch in chain for item in _decode_items(batch)]
+    items = _items_of(chain)
     return Context(items, frozenset(item.id for item in items if item.id))
 
 
@@ -116,9 +121,13 @@ async def _read_conversation(
         raise conversation_locked()
     if history.head.size_bytes > settings.max_context_bytes:
         raise conversation_too_long()
-    items = [item for batch in history.items for item in _decode_items(batch)]
+    items = _items_of(history.items)
     taken = frozenset(item_id_of(item) for item in split(history.everything))
     return Context(items, taken, (history.head.batches, history.head.deleted))
+
+
+def _items_of(batches: Sequence[bytes | msgspec.Raw]) -> list[StoredItem]:
+    return [item for batch in batches for item in _decode_items(batch)]
 
 
 def parent_not_found(parent: str | None) -> InvalidRequest:

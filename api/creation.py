@@ -1,10 +1,12 @@
 """From an accepted request to a submitted response."""
 
 import os
+import re
 import time
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from api.admission import Admission
 from api.context import Context, check_fit, check_window, conversation_locked, conversation_not_found, parent_not_found
@@ -32,6 +34,10 @@ from shared.store.rows import NewResponse
 from shared.wire.requests import Request
 from shared.wire.responses import Response
 
+MAX_NOTED = 10_000
+_PLACE = re.compile(r"\[\d+\]")
+
+log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 NO_KEY = "", ""
 
@@ -46,12 +52,25 @@ class Caller:
     once: Once | None = None
 
 
+def note_dropped(noted: set[tuple[str, str]], accepted: Accepted) -> None:
+    """Log once for each backend and parameter that the parameter does not reach it."""
+    for path in accepted.dropped:
+        seen = accepted.row.base_url, _PLACE.sub("[]", path.partition(" ")[0])
+        if seen not in noted and len(noted) < MAX_NOTED:
+            noted.add(seen)
+            log.info("parameter.dropped", model=accepted.request.model, parameter=seen[1])
+
+
 def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Settings) -> NewResponse:
-    """Everything that submit writes: ids given, the first frames rendered."""
-    request = accepted.request
+    """Everything that submit writes: ids given, the first frames rendered. A context that is not stored becomes a part of
+    its own items."""
+    request, items = accepted.request, accepted.items
     check_fit(accepted, context.items)
     check_window(accepted, context.items)
-    parent = request.previous_response_id or ""
+    parent = request.previous_response_id or "" if context.stored else ""
+    if not context.stored:
+        items = [*context.items, *items]
+        request.items = len(items)
     conversation = request.conversation.id if request.conversation else ""
     partition = _partition(request)
     now = time.time()
@@ -73,7 +92,7 @@ def prepare(accepted: Accepted, context: Context, caller: Caller, settings: Sett
         request_id=caller.request_id,
         request=_encode(request),
         object=body,
-        items=_encode(complete(accepted.items, request.id, taken=context.taken)),
+        items=_encode(complete(items, request.id, taken=context.taken)),
         created_ms=int(now * 1000),
         opening=opening,
         opening_count=opening_count,

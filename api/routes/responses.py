@@ -1,7 +1,6 @@
 """``/v1/responses``: create, read, stream, cancel, delete, input items."""
 
 import contextlib
-import re
 
 import msgspec
 import structlog
@@ -10,14 +9,14 @@ from aiohttp import web
 from api.bodies import read_body
 from api.compaction import seal_of
 from api.context import read_context
-from api.creation import Caller, prepare, recall
+from api.creation import Caller, note_dropped, prepare, recall
 from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, paging_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone, Severed
 from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
-from api.validate import Accepted, accept
+from api.validate import accept
 from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
 from shared.core.lifecycle import TERMINAL
 from shared.errors import ApiError, InvalidRequest, Overloaded, StoreUnavailable
@@ -30,9 +29,6 @@ from shared.wire.responses import Deleted, Response
 
 MAX_NAMED = 20
 """So many of the dropped parts of a request are named in the header."""
-
-MAX_NOTED = 10_000
-_PLACE = re.compile(r"\[\d+\]")
 
 routes = web.RouteTableDef()
 log = structlog.get_logger()
@@ -56,7 +52,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     left_out = [*accepted.dropped, *(f"{name} (unknown)" for name in accepted.unknown)]
     headers = {"x-respool-dropped": _few(left_out)} if left_out else {}
-    _note_dropped(app[STATE].noted, accepted)
+    note_dropped(app[STATE].noted, accepted)
     made = await recall(accepted, caller, app[RESPONSES])
     if made is None:
         app[ADMISSION].check()
@@ -104,15 +100,6 @@ async def _replay(
         if snapshot is None:
             raise not_found(response_id)
         return json_response(_shown(snapshot), headers | progress_headers(snapshot))
-
-
-def _note_dropped(noted: set[tuple[str, str]], accepted: Accepted) -> None:
-    """Log once for each backend and parameter that the parameter does not reach it."""
-    for path in accepted.dropped:
-        seen = accepted.row.base_url, _PLACE.sub("[]", path.partition(" ")[0])
-        if seen not in noted and len(noted) < MAX_NOTED:
-            noted.add(seen)
-            log.info("parameter.dropped", model=accepted.request.model, parameter=seen[1])
 
 
 def _few(names: list[str]) -> str:
