@@ -175,6 +175,8 @@ class Run:
 
     async def _relay(self, request: Request) -> Ending:
         """Call the backend, again if need be, to the end of the answer."""
+        if not request.generate:
+            return Ending("completed")
         limit_s, advice = self._deadline(request)
         try:
             async with asyncio.timeout(limit_s):

@@ -149,5 +149,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Delta events are padded."""
     channel: str = ""
     """The group of backends that was asked for."""
+    generate: bool = True
+    """Else it is complete as it is, without output: it only prepares the context of the next turn."""
     items: int = 0
     """How many input items of its own it has: output items are numbered behind them."""
