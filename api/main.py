@@ -1,6 +1,7 @@
 """The front end process: settings, routes, middlewares, start-up order."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from api import middleware
 from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_store
-from api.routes import compact, conversations, docs, input_tokens, models, ops, responses
+from api.routes import compact, conversations, docs, input_tokens, models, ops, responses, websocket
 from api.server import Runner
 from api.tokenizer import open_http
 from shared import logs
@@ -42,6 +43,8 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201  # before logging is set up
         return EXIT_CONFIG
     logs.configure(settings.log_level, settings.log_format, room="api")
+    # It warns of subprotocols that are not known, and repeats them: some clients send keys there.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     try:
         uvloop.run(serve(settings))
     except ConfigError as error:
@@ -62,7 +65,7 @@ def build(settings: Settings) -> web.Application:
     app[SEALER] = Sealer([key.reveal() for key in settings.seal_keys])
     app.cleanup_ctx.extend([open_store, open_http])
     app.on_response_prepare.append(middleware.on_prepare)
-    for module in (input_tokens, compact, responses, conversations, models, ops, docs):
+    for module in (input_tokens, compact, responses, websocket, conversations, models, ops, docs):
         app.add_routes(module.routes)
     docs.prepare(app)
     return app
@@ -100,6 +103,6 @@ async def serve(settings: Settings) -> None:
     await asyncio.wait([ending, hurry], timeout=settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
     app[STATE].leave()
     await asyncio.wait([ending, hurry], return_when=asyncio.FIRST_COMPLETED)
-    if app[STATE].waits:
+    if app[STATE].waits or app[STATE].sockets:
         await asyncio.wait([ending], timeout=LAST_ANSWERS_S)
     hurry.cancel()

@@ -15,7 +15,9 @@ Json = dict[str, Any]
 ERRORS = {
     400: "The request is wrong; `param` names the parameter.",
     401: "The key is missing, malformed or wrong.",
+    403: "A page of another origin, where no key is needed.",
     404: "There is no such object for this key.",
+    405: "There is no such method here.",
     413: "The body is too large.",
     415: "The body's Content-Encoding is unknown, or not what the body is.",
     422: "The Idempotency-Key was used with another body.",
@@ -27,6 +29,7 @@ EVENT_STREAM = (
     "Server-sent events: `event: TYPE`, `data: EVENT` (one line of JSON), and `data: [DONE]` at the end; comments keep the "
     "connection alive. The schema is that of one event."
 )
+SOCKET = "A WebSocket: text frames, each with one message as JSON. The schema is that of one event."
 EVERY_ANSWER = (
     Field("x-request-id", str, "The id of this request in the logs."),
     Field("openai-processing-ms", str, "Milliseconds until the answer began."),
@@ -67,7 +70,9 @@ def describe(version: str, *, needs_key: bool) -> Json:
 
 def _operation(operation: Operation, schema_of: Mapping[int, Json]) -> Json:
     answer: Json = {operation.media: {"schema": schema_of[id(operation.answer)]}}
-    told = "The answer."
+    told, status = "The answer.", "101" if operation.upgrade else "200"
+    if operation.upgrade:
+        answer, told = {"application/json": {"schema": {"$ref": _REF.format(name=_EVENT)}}}, SOCKET
     if operation.stream:
         answer["text/event-stream"] = {"schema": {"$ref": _REF.format(name=_EVENT)}}
         told = f"With `stream`: {EVENT_STREAM}"
@@ -78,7 +83,7 @@ def _operation(operation: Operation, schema_of: Mapping[int, Json]) -> Json:
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": _parameters(operation, schema_of),
-        "responses": {"200": ok} | {str(status): _error(status, operation, schema_of) for status in sorted(errors)},
+        "responses": {status: ok} | {str(each): _error(each, operation, schema_of) for each in sorted(errors)},
     }
     if operation.text:
         found["description"] = operation.text

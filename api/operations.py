@@ -43,6 +43,8 @@ class Operation:
     needs_body: bool = True
     stream: bool = False
     """It may answer with server-sent events instead."""
+    upgrade: bool = False
+    """It answers 101, and goes on as a WebSocket."""
     query: tuple[Field, ...] = ()
     headers: tuple[Field, ...] = ()
     """Of the answer, beside those that every answer has."""
@@ -118,6 +120,10 @@ CREATE = (
     "Keys that are not listed are tolerated unless the server is strict."
 )
 READ = "With `stream=true`: its events from the start or behind `starting_after`, live if it still runs."
+CONNECT = (
+    'WebSocket mode, with `Upgrade: websocket`; else 405. Each message of the client is `{"type": "response.create"}` with the keys '
+    "of a create call, and perhaps `stream_id` and `generate`; each message of the server is one event of a response, or an error."
+)
 COUNT = (
     "Nothing is stored or queued. The backend's own tokenizer counts where it has one and the context is plain (text, "
     "function calls and their outputs); else it is an estimate that learns from the usage that the model reported."
@@ -136,6 +142,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/v1/responses", "Responses", "Create a response", Response, with_types(CreateBody, input=Input, tools=Tools),
         stream=True, takes=(IDEMPOTENCY,), headers=(DROPPED, REPLAYED, POLL_AFTER, ATTEMPTS), errors=(400, 404, 413, 415, 422, 429), text=CREATE,
     ),
+    Operation("GET", "/v1/responses", "Responses", "Open a WebSocket", upgrade=True, errors=(400, 403, 405), text=CONNECT),
     Operation(
         "POST", "/v1/responses/input_tokens", "Responses", "Count input tokens", InputTokens,
         with_types(CountBody, input=Input, tools=Tools), needs_body=False, headers=(COUNTED,), errors=(400, 404, 413, 415), text=COUNT,

@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
@@ -35,6 +35,16 @@ LAST_WORDS_S = 5.0
 log = structlog.get_logger()
 
 
+class Socket(Protocol):
+    """A connection that outlives its responses. Neither call waits, and both may come again."""
+
+    def drain(self) -> None:
+        """To be closed as soon as its responses have ended."""
+
+    def leave(self) -> None:
+        """To be closed now."""
+
+
 class State:
     """``draining`` once the process was told to stop: then a lost client is no hang-up. ``leaving`` when that is over."""
 
@@ -47,6 +57,8 @@ class State:
         """Readers of foreground responses that are no streams."""
         self.streams: set[asyncio.Task[Any]] = set()
         """Tasks that send one."""
+        self.sockets: set[Socket] = set()
+        """Connections of WebSocket mode."""
         self.noted: set[tuple[str, str]] = set()
         """Backend and parameter of what was logged as dropped."""
 
@@ -55,6 +67,8 @@ class State:
         self.draining = True
         for reader in self.polls:
             reader.miss()
+        for each in self.sockets:
+            each.drain()
 
     def leave(self) -> None:
         """What has not ended by now will not end here: whoever waits for that is told so, and streams are cut."""
@@ -63,6 +77,8 @@ class State:
             reader.miss()
         for task in self.streams:
             task.cancel()
+        for each in self.sockets:
+            each.leave()
 
 
 STATE = web.AppKey("state", State)

@@ -4,6 +4,7 @@ RespoolError
 ├── ApiError                 becomes an HTTP answer with the API's error envelope
 │   ├── InvalidRequest       400  invalid_request_error
 │   ├── Unauthorized         401  invalid_request_error / invalid_api_key
+│   ├── Forbidden            403  invalid_request_error
 │   ├── NotFound             404  invalid_request_error
 │   ├── TooSlow              408  invalid_request_error
 │   ├── TooLarge             413  invalid_request_error
@@ -60,6 +61,11 @@ class Unauthorized(ApiError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    status = 403
+    type = "invalid_request_error"
 
 
 class NotFound(ApiError):

@@ -32,6 +32,9 @@ REQUESTS = Counter(
     ["status"],
     registry=REGISTRY,
 )
+TURNS = Counter(
+    "respool_turns", "Turns over WebSockets, by the status that a POST would have had.", ["status"], registry=REGISTRY
+)
 CALLS = Counter(
     "respool_upstream_calls",
     "Calls to model backends, by backend and outcome.",
@@ -57,6 +60,7 @@ COUNTED_BY: Mapping[str, tuple[Counter, str]] = {
     "response.refused": (REFUSED, "reason"),
     "response.reaped": (REAPED, "reason"),
     "request.served": (REQUESTS, "status"),
+    "turn.served": (TURNS, "status"),
 }
 """Events that are counted once more, by the value of a field that has few."""
 

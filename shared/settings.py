@@ -254,6 +254,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sse_write_timeout_s: Annotated[
         Seconds, Meta(description="Seconds a client may take nothing from a stream before it is cut.")
     ] = 30
+    websocket_max_s: Annotated[
+        Seconds, Meta(description="Seconds until a WebSocket takes nothing more; then it is closed (1 hour).")
+    ] = 3600
     body_timeout_s: Annotated[Seconds, Meta(description="Seconds to receive a request's body before 408.")] = 60.0
     submit_budget_s: Annotated[Seconds, Meta(description="Seconds to get a response into Redis before 503.")] = 3.0
     lease_s: Annotated[Seconds, Meta(description="Seconds after which a silent worker counts as dead.")] = 5.0
