@@ -4,7 +4,7 @@ import binascii
 import re
 from collections.abc import Sequence
 
-from api.decoding import MAX_TEXT_CHARS, check_length
+from api.decoding import MAX_TEXT_CHARS, check_length, check_nesting
 from shared.errors import InvalidRequest
 from shared.wire.items import InputAudio, InputFile, InputImage, InputText, MessagePart, OutputText, Refusal
 
@@ -28,8 +28,12 @@ def check_parts(parts: str | Sequence[MessagePart], path: str) -> None:
 
 def _check_part(part: MessagePart, path: str) -> None:
     match part:
-        case InputText() | OutputText():
+        case InputText():
             check_length(part.text, f"{path}.text", MAX_TEXT_CHARS)
+        case OutputText():
+            check_length(part.text, f"{path}.text", MAX_TEXT_CHARS)
+            for i, annotation in enumerate(part.annotations):
+                check_nesting(annotation, f"{path}.annotations[{i}]")
         case Refusal():
             check_length(part.refusal, f"{path}.refusal", MAX_TEXT_CHARS)
         case InputAudio():

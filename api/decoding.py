@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from api.supported import supported
+from shared.core.nesting import MAX_LEVELS, too_deep
 from shared.errors import InvalidRequest
 
 MAX_TEXT_CHARS = 10_485_760
@@ -22,8 +23,37 @@ def decode(decoder: Any, data: bytes, prefix: str = "") -> Any:
         kind = getattr(getattr(decoder, "__self__", None), "type", None)  # of a ``Decoder.decode``
         raise explain(str(error), prefix, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"We could not parse the JSON body of your request{f' at {prefix!r}' if prefix else ''}: {error}."
+        message = f"We could not parse the JSON body of your request{f' at {prefix!r}' if prefix else ''}: {_why(data, error)}."
         raise InvalidRequest(message, param=prefix or None) from None
+
+
+def _why(data: bytes, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = bytes(data)
+    if not text.strip():
+        return "it is empty. Send a JSON object"
+    if isinstance(error, msgspec.DecodeError) and _HALF_PAIR.search(text):
+        return (
+            "it holds half of a surrogate pair (an escape from \\ud800 to \\udfff without its other half), "
+            "which is no character. Perhaps a text was cut within an emoji"
+        )
+    return str(error)
+
+
+_HALF_PAIR = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+"""Good enough to choose a text for what is no JSON anyway."""
+
+
+def check_nesting(raw: msgspec.Raw, path: str) -> None:
+    if too_deep(bytes(raw)):
+        message = (
+            f"Invalid '{path}': nested too deeply. Expected at most {MAX_LEVELS} arrays and objects within each other."
+        )
+        raise InvalidRequest(message, param=path, code="invalid_value")
 
 
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
