@@ -11,7 +11,7 @@ import uvloop
 from aiohttp import web
 
 from api import middleware
-from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_store
+from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_examiner, open_store
 from api.routes import compact, conversations, docs, input_tokens, models, ops, responses, websocket
 from api.server import Runner
 from api.tokenizer import open_http
@@ -63,7 +63,7 @@ def build(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body_bytes, middlewares=[middleware.surround])
     app[SETTINGS], app[STATE] = settings, State()
     app[SEALER] = Sealer([key.reveal() for key in settings.seal_keys])
-    app.cleanup_ctx.extend([open_store, open_http])
+    app.cleanup_ctx.extend([open_store, open_http, open_examiner])
     app.on_response_prepare.append(middleware.on_prepare)
     for module in (input_tokens, compact, responses, websocket, conversations, models, ops, docs):
         app.add_routes(module.routes)

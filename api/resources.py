@@ -14,6 +14,7 @@ from api.admission import Admission
 from api.auth import Keyring
 from api.cancellation import Canceller
 from shared.errors import RespoolError, StoreUnavailable
+from shared.examiner import Examiner
 from shared.exposure import check_exposure, is_loopback
 from shared.hub import Hub, Reader
 from shared.ids import HOME_PARTITION, base32
@@ -91,6 +92,7 @@ RATIOS = web.AppKey("ratios", Ratios)
 HUB = web.AppKey("hub", Hub)
 SEALER = web.AppKey("sealer", Sealer)
 CANCELLER = web.AppKey("canceller", Canceller)
+EXAMINER = web.AppKey("examiner", Examiner)
 
 
 async def open_store(app: web.Application) -> AsyncIterator[None]:
@@ -117,6 +119,13 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
         await end(tick)
     await client.aclose()
     log.info("process.stopped", process=name)
+
+
+async def open_examiner(app: web.Application) -> AsyncIterator[None]:
+    """What looks at the schemas of requests."""
+    async with Examiner() as examiner:
+        app[EXAMINER] = examiner
+        yield
 
 
 async def _tick(app: web.Application, name: str) -> None:

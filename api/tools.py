@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from api.decoding import check_length, decode, missing_parameter
-from shared.core.schemas import BadSchema, check_schema
+from api.decoding import check_length, check_nesting, decode, missing_parameter
+from api.schemas import GivenSchema, given_schema
 from shared.core.tools import Offer, fits, offers
 from shared.errors import InvalidRequest
 from shared.wire.items import (
@@ -25,7 +25,7 @@ from shared.wire.items import (
 MAX_TOOLS = 1024
 MAX_NAME_CHARS = 128
 CHECKED_BYTES = 64 << 10
-"""So much of strict functions' schemas is compiled for one call (some 15 ms); the backend judges the rest."""
+"""So much of strict functions' schemas is compiled for one call; the backend judges the rest."""
 NAME = re.compile(r"[a-zA-Z0-9_-]+")
 UNASKED = re.compile(r"(web_search)[a-z0-9_]{0,48}")
 """Hosted tools that clients send without being asked: left out, and said so in a header."""
@@ -70,7 +70,6 @@ def decode_tools(raw: Sequence[msgspec.Raw]) -> tuple[list[Tool], list[str]]:
     offered = list(offers(tools))
     _check_count(offered)
     _check_unique(offered)
-    _check_schemas(offered)
     return tools, dropped
 
 
@@ -98,6 +97,8 @@ def _decode_tool(raw: msgspec.Raw, kind: str, path: str) -> FunctionTool | Custo
             ) from None
         raise
     check_name(tool.name, f"{path}.name", MAX_NAME_CHARS)
+    if isinstance(tool, FunctionTool) and tool.parameters:
+        check_nesting(raw, f"{path}.parameters")
     if isinstance(tool, CustomTool):
         tool.format = tool.format or CustomFormat()
         if tool.format.type == "grammar":
@@ -121,18 +122,17 @@ def _check_unique(offered: Sequence[Offer]) -> None:
         seen.add(offer.name)
 
 
-def _check_schemas(offered: Sequence[Offer]) -> None:
-    """Those of strict functions are schemas, and lead nowhere."""
+def schemas_of(tools: Sequence[Tool]) -> list[GivenSchema]:
+    """Those of strict functions, to be examined."""
+    schemas: list[GivenSchema] = []
     left = CHECKED_BYTES
-    for offer in offered:
+    for offer in offers(tools):
         tool = offer.tool
         if isinstance(tool, FunctionTool) and tool.strict and tool.parameters and left > 0:
-            try:
-                left -= check_schema(tool.parameters)
-            except BadSchema as error:
-                message = f"Invalid schema for function '{tool.name}': {error}."
-                path = f"{offer.path}.parameters"
-                raise InvalidRequest(message, param=path, code="invalid_function_parameters") from None
+            owner, path = f"function '{tool.name}'", f"{offer.path}.parameters"
+            schemas.append(given_schema(tool.parameters, owner, path, "invalid_function_parameters"))
+            left -= len(schemas[-1].text)
+    return schemas
 
 
 def check_name(name: str, path: str, limit: int) -> None:

@@ -17,7 +17,8 @@ from api.memory import MEMORY_BYTES, Memory
 from api.messages import Create, body_of, error_event, generates, parent_of
 from api.outgoing import Lane, Outgoing
 from api.relay import Follower, Gone
-from api.resources import ADMISSION, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import ADMISSION, CONVERSATIONS, EXAMINER, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.schemas import check_schemas
 from api.texts import Texts
 from api.validate import accept
 from api.waiting import submitted
@@ -99,6 +100,7 @@ class Turns:
         if app[STATE].draining:
             raise app[ADMISSION].refusal("draining")
         accepted = accept(body_of(create.fields), settings, self._channel, self._open_sealed)
+        await check_schemas(accepted.schemas, app[EXAMINER])
         request = accepted.request
         request.generate = generates(create.fields)
         note_dropped(app[STATE].noted, accepted)

@@ -13,10 +13,10 @@ import msgspec
 from api.decoding import MAX_TEXT_CHARS, check_length, decode, missing_parameter
 from api.items import decode_input
 from api.prompts import Filled, fill_prompt
-from api.tools import check_choice, check_name, decode_tools
+from api.schemas import GivenSchema, given_schema
+from api.tools import check_choice, check_name, decode_tools, schemas_of
 from shared.core.compaction import Open
 from shared.core.fitness import left_out
-from shared.core.schemas import BadSchema, check_schema
 from shared.core.tiers import tier_of
 from shared.errors import InvalidRequest
 from shared.models import find_model
@@ -72,6 +72,8 @@ class Accepted:
     """Paths of what was accepted but cannot be honoured."""
     unknown: list[str] = field(default_factory=list)
     """Parameters that nobody knows, as far as they can be shown: ignored."""
+    schemas: list[GivenSchema] = field(default_factory=list)
+    """Still to be examined, by ``api.schemas.check_schemas``."""
 
 
 def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> Accepted:
@@ -107,13 +109,11 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
         raise missing_parameter("input", "send 'messages' as 'input'" if "messages" in unknown else "")
     tools, dropped = decode_tools(create.tools or ())
     check_choice(create.tool_choice, tools)
+    schemas = schemas_of(tools)
     if create.text is not None and isinstance(create.text.format, JsonSchemaFormat):
         check_name(create.text.format.name, "text.format.name", 64)
-        try:
-            check_schema(create.text.format.schema)
-        except BadSchema as error:
-            message = f"Invalid schema for 'text.format.schema': {error}."
-            raise InvalidRequest(message, param="text.format.schema", code="invalid_json_schema") from None
+        schema = create.text.format.schema
+        schemas.append(given_schema(schema, "'text.format.schema'", "text.format.schema", "invalid_json_schema"))
     items, references = (
         decode_input(create.input, settings.max_input_items, open_sealed) if create.input != NULL else ([], {})
     )
@@ -125,7 +125,8 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
     request.channel = channel
     if row.dialect != "echo":
         dropped += left_out(request, row.quirks)
-    return Accepted(request, row, items, references, dropped, [name for name in unknown if _SHOWN.fullmatch(name)])
+    named = [name for name in unknown if _SHOWN.fullmatch(name)]
+    return Accepted(request, row, items, references, dropped, named, schemas)
 
 
 def check_known(body: bytes, known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a request demands of its answer, held against the answer: ``tool_choice`` and ``text.format``. Pure.
+"""What a request demands of its answer, held against the answer: ``tool_choice`` and ``text.format``.
 
 Calls that were ruled out never get here (``translate.chat_calls`` fails them). A refusal is an answer, whatever was
 demanded; so is a call where a format was.
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.core.schemas import BadSchema, find_fault
+from shared.core.schemas import BadSchema, schema_text
+from shared.examiner import VALUE_S, Examiner
 from shared.wire.items import (
     AllowedTools,
     CustomChoice,
@@ -30,11 +31,16 @@ from shared.wire.requests import Request
 MAX_REPEATED_CHARS = 32_768
 """Of an answer that is shown to the model again."""
 
+TOO_COSTLY = (
+    "The model's answer could not be held against text.format.schema, because that takes too long (more than "
+    f"{VALUE_S:g} s of processor time). Simplify the schema: it has too many references or alternatives within each other."
+)
+
 _decode = msgspec.json.Decoder().decode
 
 
-def find_breach(request: Request, output: Sequence[OutputItem]) -> str | None:
-    """What of the demands a completed *output* does not meet, in one sentence."""
+async def find_breach(request: Request, output: Sequence[OutputItem], examiner: Examiner) -> str | None:
+    """What of the demands a completed *output* does not meet, in one sentence. Raises ``TooCostly``."""
     messages = [item for item in output if isinstance(item, Message) and not isinstance(item.content, str)]
     if any(isinstance(part, Refusal) for message in messages for part in message.content):
         return None
@@ -45,7 +51,7 @@ def find_breach(request: Request, output: Sequence[OutputItem]) -> str | None:
     if not isinstance(request.format, JsonObjectFormat | JsonSchemaFormat):
         return None
     texts = [part.text for part in (messages[-1].content if messages else []) if isinstance(part, OutputText)]
-    return _find_misfit(request.format, "".join(texts))
+    return await _find_misfit(request.format, "".join(texts), examiner)
 
 
 def _demands_call(request: Request) -> bool:
@@ -55,7 +61,7 @@ def _demands_call(request: Request) -> bool:
     return choice == "required" or isinstance(choice, FunctionChoice | CustomChoice)
 
 
-def _find_misfit(wanted: Format, text: str) -> str | None:
+async def _find_misfit(wanted: Format, text: str, examiner: Examiner) -> str | None:
     try:
         value = _decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
@@ -65,9 +71,10 @@ def _find_misfit(wanted: Format, text: str) -> str | None:
             None if isinstance(value, dict) else "text.format demands a JSON object, and the model's answer is not one."
         )
     try:
-        fault = find_fault(wanted.schema, value)
+        schema = schema_text(wanted.schema)
     except BadSchema:  # taken by an older version of the front end: nothing can be said
         return None
+    fault = await examiner.value_fault(schema, text)
     return f"The model's answer does not fit text.format.schema at {fault}." if fault else None
 
 

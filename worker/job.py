@@ -17,6 +17,7 @@ from shared.core.emitter import Emitter, Ending
 from shared.core.frames import render
 from shared.core.responses import draft
 from shared.errors import StoreUnavailable, UpstreamError
+from shared.examiner import Examiner, TooCostly
 from shared.logs import bound
 from shared.metrics import FIRST, QUEUED, RUN, TOKENS, labelled
 from shared.settings import Settings
@@ -30,7 +31,7 @@ from shared.wire.requests import Request
 from shared.wire.responses import Response, ResponseError, Usage
 from worker.backends.base import Backends, Route, Wait
 from worker.context import read_context
-from worker.enforcement import find_breach, plan_repair
+from worker.enforcement import TOO_COSTLY, find_breach, plan_repair
 from worker.lease import StopReason
 from worker.outbox import Outbox, Refusal
 from worker.patience import Patience, Pause
@@ -57,6 +58,7 @@ class Tools:
     backends: Backends
     settings: Settings
     observer: Observer
+    examiner: Examiner
 
 
 class Released(Exception):
@@ -194,7 +196,7 @@ class Run:
                         if ending.usage is not None:
                             labelled(TOKENS, "in").inc(ending.usage.input_tokens)
                             labelled(TOKENS, "out").inc(ending.usage.output_tokens)
-                        repair = self._hold_to(request, ending)
+                        repair = await self._hold_to(request, ending)
                         if not isinstance(repair, list):
                             return repair
                         route.extend(repair)
@@ -240,10 +242,16 @@ class Run:
             log.info("upstream.retried", wait_s=round(pause.wait_s, 2), tries=tries)
         return pause
 
-    def _hold_to(self, request: Request, ending: Ending) -> Ending | list[Item]:
+    async def _hold_to(self, request: Request, ending: Ending) -> Ending | list[Item]:
         """*ending*, a failed one when the answer does not meet the request's demands, or what is said to the model for
         one more answer: once, and only while nothing was shown."""
-        breach = find_breach(request, self._emitter.close()) if ending.status == "completed" else None
+        if ending.status != "completed":
+            return ending
+        try:
+            breach = await find_breach(request, self._emitter.close(), self._tools.examiner)
+        except TooCostly:  # another answer would be no easier to judge
+            log.warning("output.unfit", repaired=self._repaired, streaming=self._claimed.stream)
+            return replace(ending, status="failed", error=ResponseError("server_error", TOO_COSTLY))
         if breach is None:
             return ending
         log.warning("output.unfit", repaired=self._repaired, streaming=self._claimed.stream)

@@ -12,6 +12,7 @@ import uvloop
 from shared import logs
 from shared.config import load_settings, read_config
 from shared.errors import ConfigError, StoreUnavailable
+from shared.examiner import Examiner
 from shared.garbage import collect_rarely
 from shared.hub import Hub
 from shared.ids import HOME_PARTITION, base32
@@ -86,7 +87,8 @@ async def serve(settings: Settings, redis_url: str) -> None:
         hub = await stack.enter_async_context(Hub(redis_url, name, on_cancel=leases.cancel))
         sender = await stack.enter_async_context(Sender())
         await stack.enter_async_context(Courier(Deliveries(store, PARTITION), sender, settings.webhooks))
-        tools = Tools(responses, outbox, backends, settings, observer)
+        examiner = await stack.enter_async_context(Examiner())
+        tools = Tools(responses, outbox, backends, settings, observer, examiner)
         worker = ResponseWorker(tools, leases, bell.commands, PARTITION, name)
         hub.on_drain = worker.drain
         tasks = [

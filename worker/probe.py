@@ -18,6 +18,7 @@ from shared.config import load_settings, read_config
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
 from shared.errors import ConfigError, UpstreamError
+from shared.examiner import Examiner
 from shared.ids import HOME_PARTITION, RANDOM_BYTES, response_id
 from shared.models import find_model
 from shared.seal import Sealer
@@ -99,7 +100,8 @@ async def examine(name: str, row: ModelRow, settings: Settings) -> list[Finding]
         findings += judge_limit(cut, FEW_TOKENS, profile)
         if profile.response_format != "none":  # the question does not speak of JSON: nothing but the format does
             shaped = await ask(name, row, sealer, "Is water wet?", format=FORMAT)
-            breach = find_breach(_request(name, format=FORMAT), shaped.response.output)
+            async with Examiner() as examiner:
+                breach = await find_breach(_request(name, format=FORMAT), shaped.response.output, examiner)
             findings += judge_format(dialect, shaped, breach, profile)
         if profile.logprobs:
             seen.append(await ask(name, row, sealer, top_logprobs=1))

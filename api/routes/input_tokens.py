@@ -9,7 +9,8 @@ from api.context import read_context
 from api.decoding import decode
 from api.headers import given_channel
 from api.middleware import TENANT
-from api.resources import CONVERSATIONS, RATIOS, RESPONSES, SETTINGS
+from api.resources import CONVERSATIONS, EXAMINER, RATIOS, RESPONSES, SETTINGS
+from api.schemas import check_schemas
 from api.tokenizer import HTTP, count
 from api.validate import Accepted, accept
 from shared.core.compaction import Open, reveal
@@ -35,6 +36,7 @@ async def input_tokens(request: web.Request) -> web.StreamResponse:
     channel = given_channel(request, settings)
     open_sealed = seal_of(request).open
     accepted, has_model = accept_count(await read_body(request) or b"{}", settings, channel, open_sealed)
+    await check_schemas(accepted.schemas, app[EXAMINER])
     context = await read_context(  # a parent does not live longer for being counted
         accepted, request[TENANT], app[RESPONSES], app[CONVERSATIONS], settings, keeps=False
     )

@@ -15,7 +15,8 @@ from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
 from api.queries import include_of, paging_of, starting_after_of, streams, wait_of
 from api.relay import EventStream, Follower, Gone, Severed
-from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.resources import ADMISSION, CANCELLER, CONVERSATIONS, EXAMINER, HUB, RESPONSES, SETTINGS, STATE, spawn
+from api.schemas import check_schemas
 from api.validate import accept
 from api.waiting import ASK_AGAIN, attempt_headers, join, not_found, poll, progress_headers, submitted, wait_for_end
 from shared.core.lifecycle import TERMINAL
@@ -49,6 +50,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request)
     once = once_of(request, body)
     accepted = accept(body, settings, given_channel(request, settings), seal_of(request).open)
+    await check_schemas(accepted.schemas, app[EXAMINER])
     caller = Caller(request[TENANT], app[HUB].process, request[REQUEST_ID], once)
     left_out = [*accepted.dropped, *(f"{name} (unknown)" for name in accepted.unknown)]
     headers = {"x-respool-dropped": _few(left_out)} if left_out else {}

@@ -1,7 +1,8 @@
-"""JSON Schemas that strangers send: compiled with bounds, without the network, and kept by their text.
+"""JSON Schemas that strangers send: compiled without the network, and held against values.
 
 jsonschema-rs does the work (``offline``: a remote ``$ref`` is an error, never a request). The draft is the one that
-``$schema`` names, 2020-12 without it; ``format`` is not asserted.
+``$schema`` names, 2020-12 without it; ``format`` is not asserted. A small schema can keep it busy for years, so servers call
+`compile_fault` and `value_fault` only in the process that ``shared.examiner`` keeps for that.
 """
 
 from collections.abc import Sequence
@@ -11,31 +12,54 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from shared.core.nesting import MAX_LEVELS, too_deep
+
 MAX_SCHEMA_BYTES = 256 << 10
 BACKTRACKS = 100_000
 """What one ``pattern`` may try; then the text counts as not fitting."""
 PATTERN_BYTES = 1 << 20
-COMPILED = 128
+COMPILED = 16
+TOO_DEEP = f"it is nested too deeply (at most {MAX_LEVELS} levels are taken)"
 MAX_SAID_CHARS = 300
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder().decode
 
 
 class BadSchema(ValueError):
     """A schema that cannot be used; the message says why."""
 
 
-def check_schema(schema: dict[str, Any]) -> int:
-    """Its size in bytes. Raises `BadSchema`."""
-    text = _text(schema)
-    _compile(text)
-    return len(text)
-
-
-def find_fault(schema: dict[str, Any], value: Any) -> str | None:
-    """What is wrong with *value* (decoded JSON), in one sentence; ``None`` when it fits. Raises `BadSchema`."""
+def schema_text(schema: dict[str, Any]) -> str:
+    """It as JSON, the same text for the same schema. Raises `BadSchema` when it is too large or too deep."""
     try:
-        fault = next(iter(_compile(_text(schema)).iter_errors(value)), None)
+        text = _encode(schema)
+    except RecursionError:
+        raise BadSchema(TOO_DEEP) from None
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        raise BadSchema("it holds what JSON cannot say") from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise BadSchema(f"it has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
+    if too_deep(text):
+        raise BadSchema(TOO_DEEP)
+    return text.decode()
+
+
+def compile_fault(text: str) -> str | None:
+    """Why *text* is no schema that can be used; ``None`` when it is one."""
+    try:
+        _compile(text)
+    except BadSchema as error:
+        return str(error)
+    return None
+
+
+def value_fault(text: str, value: str) -> str | None:
+    """What is wrong with *value*, which is JSON, in one sentence. ``None`` when it fits the schema *text*, or that is none."""
+    try:
+        fault = next(iter(_compile(text).iter_errors(_decode(value))), None)
+    except BadSchema:  # taken by an older version of the front end: nothing can be said
+        return None
     except ValueError as error:  # it is nested too deeply
         return _short(str(error))
     if fault is None:
@@ -43,23 +67,11 @@ def find_fault(schema: dict[str, Any], value: Any) -> str | None:
     return f"{_place(fault.instance_path)}: {_short(fault.message)}"
 
 
-def _text(schema: dict[str, Any]) -> bytes:
-    try:
-        text = _encode(schema)
-    except RecursionError:
-        raise BadSchema("it is nested too deeply") from None
-    except (msgspec.MsgspecError, ValueError, TypeError):
-        raise BadSchema("it holds what JSON cannot say") from None
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise BadSchema(f"it has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
-    return text
-
-
 @lru_cache(COMPILED)
-def _compile(text: bytes) -> jsonschema_rs.Validator:
+def _compile(text: str) -> jsonschema_rs.Validator:
     options = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS, size_limit=PATTERN_BYTES)
     try:
-        return jsonschema_rs.validator_for(text.decode(), offline=True, validate_formats=False, pattern_options=options)
+        return jsonschema_rs.validator_for(text, offline=True, validate_formats=False, pattern_options=options)
     except (ValueError, RecursionError) as error:
         raise BadSchema(_short(str(error).partition("\n")[0])) from None
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from api.schemas import MAX_WAITING, check_schemas
 from api.tools import CHECKED_BYTES
 from api.validate import Accepted, accept
 from shared.core.compaction import KIND
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, Overloaded
+from shared.examiner import Examiner
 from shared.seal import Sealer
 from shared.settings import ModelRow, Settings
 from shared.wire.items import CustomFormat, CustomTool, FunctionTool, NamespaceTool
@@ -26,6 +28,11 @@ MISSING, TYPE, VALUE, UNSUPPORTED = (
 LONG = "string_above_max_length"
 SCHEMA = "invalid_function_parameters"
 NO_SCHEMA = {"strict": True, "parameters": {"type": "thing"}}
+COSTLY = {
+    "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(20)} | {"d20": {}},
+    "$ref": "#/$defs/d0",
+    "unevaluatedProperties": False,
+}
 FAR_SCHEMA = {"strict": True, "parameters": {"$ref": "http://127.0.0.1:9/s.json"}}
 
 
@@ -51,9 +58,6 @@ def allowed(*entries: Any, mode: str = "auto") -> dict[str, Any]:
         ([{"type": "function", "name": "f" * 129}], LONG, "tools[0].name"),
         ([{**F, "parameters": []}], TYPE, "tools[0].parameters"),
         ([{**F, "strict": "yes"}], TYPE, "tools[0].strict"),
-        ([C, {**F, **NO_SCHEMA}], SCHEMA, "tools[1].parameters"),
-        ([{**F, **FAR_SCHEMA}], SCHEMA, "tools[0].parameters"),
-        ([{**N, "tools": [C, {**F, **FAR_SCHEMA}]}], SCHEMA, "tools[0].tools[1].parameters"),
         ([F, F], VALUE, "tools[1].name"),
         ([F, {"type": "custom", "name": "f"}], VALUE, "tools[1].name"),
         ([{"type": "function", "name": f"f{n}"} for n in range(1025)], "array_above_max_length", "tools"),
@@ -156,19 +160,61 @@ def test_defaults_are_filled_in() -> None:
     ]
 
 
-def test_only_a_strict_function_is_held_to_its_schema() -> None:
+async def examine(accepted: Accepted) -> None:
+    async with Examiner() as examiner:
+        await check_schemas(accepted.schemas, examiner)
+
+
+@pytest.mark.parametrize(
+    ("tools", "path"),
+    [
+        ([C, {**F, **NO_SCHEMA}], "tools[1].parameters"),
+        ([{**F, **FAR_SCHEMA}], "tools[0].parameters"),
+        ([{**N, "tools": [C, {**F, **FAR_SCHEMA}]}], "tools[0].tools[1].parameters"),
+        ([{**F, "strict": True, "parameters": COSTLY}], "tools[0].parameters"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_schemas_that_are_refused(tools: Any, path: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Invalid schema for function 'f': ") as caught:
+        await examine(take(tools))
+    assert (caught.value.code, caught.value.param) == (SCHEMA, path)
+
+
+async def test_a_format_is_examined_with_the_tools() -> None:
+    text = {"format": {"type": "json_schema", "name": "x", "schema": COSTLY}}
+    body = {
+        "model": "echo",
+        "input": "hi",
+        "text": text,
+        "tools": [{**F, "strict": True, "parameters": {"type": "object"}}],
+    }
+    with pytest.raises(
+        InvalidRequest, match=r"^Invalid schema for 'text\.format\.schema': it takes too long"
+    ) as caught:
+        await examine(accept(json.dumps(body).encode(), SETTINGS, "", Sealer([]).bind("us", KIND).open))
+    assert (caught.value.code, caught.value.param) == ("invalid_json_schema", "text.format.schema")
+
+
+async def test_who_comes_when_many_wait_for_their_schemas_is_to_come_again() -> None:
+    examiner = Examiner()
+    examiner.waiting = MAX_WAITING
+    with pytest.raises(Overloaded):
+        await check_schemas(take([{**F, **NO_SCHEMA}]).schemas, examiner)
+    await check_schemas(take([F]).schemas, examiner)
+
+
+async def test_only_a_strict_function_is_held_to_its_schema() -> None:
     for fields in (NO_SCHEMA, FAR_SCHEMA):
-        assert take([{**F, **fields, "strict": False}]).request.tools
-    assert take(
-        [{**F, "strict": True}, {"type": "function", "name": "g", "strict": True, "parameters": {}}]
-    ).request.tools
+        await examine(take([{**F, **fields, "strict": False}]))
+    await examine(take([{**F, "strict": True}, {"type": "function", "name": "g", "strict": True, "parameters": {}}]))
 
 
-def test_no_more_schemas_are_compiled_than_cost_little() -> None:
+async def test_no_more_schemas_are_compiled_than_cost_little() -> None:
     large = {"type": "object", "properties": {f"property_{n}": {"type": "string"} for n in range(2000)}}
     tools = [{**F, "strict": True, "parameters": large}, {**F, "name": "g", **NO_SCHEMA}]
     assert len(json.dumps(large, separators=(",", ":"))) >= CHECKED_BYTES
-    assert len(take(tools).request.tools) == 2
+    await examine(take(tools))
     with pytest.raises(InvalidRequest) as caught:
-        take(tools[::-1])
+        await examine(take(tools[::-1]))
     assert caught.value.param == "tools[0].parameters"

@@ -50,6 +50,15 @@ def schema(**fields: Any) -> dict[str, Any]:
     return {"text": {"format": {"type": "json_schema", **fields}}}
 
 
+def nest(depth: int) -> Any:
+    return [nest(depth - 1)] if depth else 1
+
+
+def cited(*annotations: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": "x", "annotations": list(annotations)}
+    return item(role="assistant", content=[part])
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # model and parent
     ({"model": None}, MISSING, "model"),
@@ -275,6 +284,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (schema(schema={}), MISSING, "text.format.name"),
     (schema(name="x"), MISSING, "text.format.schema"),
     (schema(name="x y", schema={}), VALUE, "text.format.name"),
+    (schema(name="x", schema={"enum": nest(100)}), "invalid_json_schema", "text.format.schema"),
+    # nesting
+    ({"tools": [TOOL, {**TOOL, "name": "g", "parameters": {"a": nest(100)}}]}, VALUE, "tools[1].parameters"),
+    (cited(nest(5), nest(101)), VALUE, "input[0].content[0].annotations[1]"),
     (schema(name="x" * 65, schema={}), "string_above_max_length", "text.format.name"),
 ]
 
@@ -306,6 +319,25 @@ def test_what_is_no_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="could not parse") as caught:
         accept(body, SETTINGS, "", SEAL.open)
     assert (caught.value.code, caught.value.param) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"input": "\\ud83d"}', "half of a surrogate pair"),
+        (b'{"input": "a \\ud83d b, cut within an emoji"}', "half of a surrogate pair"),
+        (b'{"input": "a \\uDE00 b"}', "half of a surrogate pair"),
+        (b'{"input": "\\\\\\ud83d\\ud83d\\ude00"}', "half of a surrogate pair"),
+        (b'{"input": "\\\\ud83d \\ud83d\\ude00"', "truncated"),
+        (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_why_it_is_no_json(body: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"could not parse the JSON body of your request: .*{reason}"):
+        accept(body, SETTINGS, "", SEAL.open)
 
 
 def test_messages_of_chat_completions_are_told_from_no_input() -> None:

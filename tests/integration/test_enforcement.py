@@ -84,3 +84,41 @@ async def test_schemas_lead_nowhere(upstream: NamedUpstream, cluster: Cluster, r
     assert answer.status == 400
     assert (error["param"], error["code"]) == ("text.format.schema", "invalid_json_schema")
     assert upstream.calls == []
+
+
+def doubled(levels: int, **root: Any) -> dict[str, Any]:
+    """2 KB that stand for 2 to the power of *levels* schemas."""
+    chain = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(levels)}
+    return {"$defs": {**chain, f"d{levels}": {"type": "object"}}, "$ref": "#/$defs/d0", **root}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/input_tokens"])
+async def test_a_schema_that_compiles_for_ever(upstream: NamedUpstream, raw: RawClient, path: str) -> None:
+    schema = doubled(24, unevaluatedProperties=False)
+    tool = {"type": "function", "name": "f", "strict": True, "parameters": schema}
+    text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+    expected: list[tuple[dict[str, Any], str, str]] = [
+        ({"tools": [tool]}, "tools[0].parameters", "invalid_function_parameters"),
+        ({"text": text}, "text.format.schema", "invalid_json_schema"),
+    ]
+    for more, param, code in expected:
+        answer = await raw.post(path, json={"model": "tiny", "input": "r", **more})
+        error = answer.json()["error"]
+        assert (answer.status, error["param"], error["code"]) == (400, param, code)
+        assert "Make it smaller, with fewer references" in error["message"]
+    assert upstream.calls == []
+
+
+async def test_an_answer_that_is_judged_for_ever(upstream: NamedUpstream, cluster: Cluster, raw: RawClient) -> None:
+    """It fails, once; what runs beside it on the same worker goes on."""
+    upstream.respond = lambda _: [reply('{"n": 1}')]
+    hostile = {"format": {"type": "json_schema", "name": "x", "schema": doubled(60)}}
+    created = await create(raw, "r", text=hostile)
+    other = await foreground(raw, "r", text=FORMAT)
+    assert (other["status"], text_of(other)) == ("completed", '{"n": 1}')
+    response = await ended(raw, created["id"])
+    assert response["status"] == "failed"
+    assert response["error"]["message"].startswith("The model's answer could not be held against text.format.schema")
+    assert text_of(response) == '{"n": 1}'
+    assert len(upstream.calls) == 2
+    assert not any(process.find("loop.lagged") for process in cluster.processes)

@@ -1,9 +1,11 @@
 """What an answer must be, row by row."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from shared.examiner import Examiner
 from shared.wire.items import (
     AllowedTool,
     AllowedTools,
@@ -32,6 +34,12 @@ CALL = FunctionCall("c", "f", "{}")
 NO_JSON = "text.format demands JSON, and the model's answer is not JSON."
 NO_OBJECT = "text.format demands a JSON object, and the model's answer is not one."
 NO_CALL = "tool_choice demands a tool call, and the model made none."
+
+
+@pytest.fixture
+async def examiner() -> AsyncIterator[Examiner]:
+    async with Examiner() as examiner:
+        yield examiner
 
 
 def said(text: str) -> Message:
@@ -72,8 +80,8 @@ def request(**fields: Any) -> Request:
         (BY_SCHEMA, [said("let me look"), CALL], None),
     ],
 )
-def test_formats(wanted: Format | None, output: list[OutputItem], breach: str | None) -> None:
-    assert find_breach(request(format=wanted), output) == breach
+async def test_formats(examiner: Examiner, wanted: Format | None, output: list[OutputItem], breach: str | None) -> None:
+    assert await find_breach(request(format=wanted), output, examiner) == breach
 
 
 @pytest.mark.parametrize(
@@ -91,14 +99,15 @@ def test_formats(wanted: Format | None, output: list[OutputItem], breach: str | 
         (AllowedTools("required", [AllowedTool("function", "f")]), [said("x")], NO_CALL),
     ],
 )
-def test_choices(choice: ToolChoice, output: list[OutputItem], breach: str | None) -> None:
-    assert find_breach(request(tool_choice=choice), output) == breach
+async def test_choices(examiner: Examiner, choice: ToolChoice, output: list[OutputItem], breach: str | None) -> None:
+    assert await find_breach(request(tool_choice=choice), output, examiner) == breach
 
 
-def test_a_demanded_call_comes_before_a_demanded_format() -> None:
+async def test_a_demanded_call_comes_before_a_demanded_format(examiner: Examiner) -> None:
     """Some clients send both (a forced function and a schema): the answer is the call."""
-    assert find_breach(request(tool_choice="required", format=BY_SCHEMA), [CALL]) is None
-    assert find_breach(request(tool_choice="required", format=BY_SCHEMA), [said('{"n": 1}')]) == NO_CALL
+    demands = request(tool_choice="required", format=BY_SCHEMA)
+    assert await find_breach(demands, [CALL], examiner) is None
+    assert await find_breach(demands, [said('{"n": 1}')], examiner) == NO_CALL
 
 
 def test_a_second_answer_is_asked_for_with_the_first_one_in_sight() -> None:

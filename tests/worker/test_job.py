@@ -11,6 +11,7 @@ from shared.config import load_settings
 from shared.core.emitter import Emitter, Ending
 from shared.core.responses import draft
 from shared.errors import UpstreamError
+from shared.examiner import Examiner
 from shared.seal import Sealer
 from shared.store.ratios import Ratios
 from shared.store.redis import Store
@@ -66,7 +67,9 @@ async def execute(responses: Responses, outbox: Outbox, play: Play, *, stream: b
     places = Places(Slots(store), lease_s=5.0, renew_s=1.0)
     backends = Backends(SETTINGS.models, {"chat": Playing(play)}, Sealer([]), places)
     with capture_logs() as lines:
-        await Run(claimed, Tools(responses, outbox, backends, SETTINGS, Observer(Ratios(store)))).execute()
+        async with Examiner() as examiner:
+            tools = Tools(responses, outbox, backends, SETTINGS, Observer(Ratios(store)), examiner)
+            await Run(claimed, tools).execute()
     found = await responses.read(rid(1), TENANT)
     assert found is not None
     (settled,) = [line["status"] for line in lines if line["event"] == "response.settled"]
