@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from api.items import check_pairing
+from api.pairing import check_pairing, without_repeats
 from api.references import References
 from api.validate import Accepted
 from shared.core.fitness import misfits
@@ -42,9 +42,9 @@ async def read_context(
     keeps: bool = True,
     remembered: Sequence[bytes] | None = None,
 ) -> Context:
-    """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context. Its lifetime
-    is made long enough for a new turn, unless *keeps* is false. *remembered*: the JSON arrays of items of a parent that is
-    not stored."""
+    """The parent or conversation exists for this tenant, and calls and outputs pair over the whole context. *accepted* is
+    without what was only repeated. The lifetime of what was read is made long enough for a new turn, unless *keeps* is
+    false. *remembered*: the JSON arrays of items of a parent that is not stored."""
     request = accepted.request
     if remembered is not None:
         context = Context(_items_of(remembered), stored=False)
@@ -59,6 +59,8 @@ async def read_context(
     if accepted.references:
         references = References(context.items, tenant, responses, conversations)
         await references.put(accepted.items, accepted.references)
+    accepted.items[:] = without_repeats(context.items, accepted.items, accepted.references)
+    request.items = len(accepted.items)
     check_pairing([*context.items, *accepted.items])
     return context
 

@@ -212,22 +212,3 @@ def complete(
                     part.detail = "auto"
         done.append(item)
     return done
-
-
-def check_pairing(items: Iterable[StoredItem]) -> None:
-    """Every output belongs to a call before it, and every call has an output: over the whole context.
-
-    A call that was cut short may go without: nobody could run it.
-    """
-    calls: dict[str, bool] = {}
-    for item in items:
-        if isinstance(item, FunctionCall | CustomToolCall):
-            calls[item.call_id] = item.status == "incomplete"
-        elif isinstance(item, FunctionCallOutput | CustomToolCallOutput):
-            if item.call_id not in calls:
-                message = f"No tool call found for function call output with call_id {item.call_id}."
-                raise InvalidRequest(message, param="input")
-            calls[item.call_id] = True
-    for call_id, answered in calls.items():
-        if not answered:
-            raise InvalidRequest(f"No tool output found for function call {call_id}.", param="input")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.items import check_pairing
+from api.pairing import check_pairing
 from api.rendering import render_anthropic, render_chat, render_responses
 from shared.core.profiles import PROFILES, Preset, spoken
 from shared.errors import InvalidRequest

@@ -7,13 +7,13 @@ import msgspec
 import openai.types.responses as sdk
 import pytest
 
-from api.items import check_pairing, complete
+from api.items import complete
 from api.validate import Accepted, accept
 from shared.core.compaction import KIND, encode_summary
 from shared.errors import InvalidRequest
 from shared.seal import Sealer
 from shared.settings import ModelRow, Settings
-from shared.wire.items import FunctionCall, FunctionCallOutput, InputImage, Message, OutputText, Reasoning
+from shared.wire.items import InputImage, Message, OutputText, Reasoning
 from shared.wire.requests import CreateBody
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo"), "meta/*": ModelRow(dialect="echo")}, max_input_items=10)
@@ -583,41 +583,3 @@ def test_items_get_ids_and_statuses() -> None:
         f"rs_{tail}0005",
     ]
     assert [each.status for each in done] == ["completed"] * 2 + ["incomplete"] + ["completed"] * 3
-
-
-def call(call_id: str, status: Any = "completed") -> FunctionCall:
-    return FunctionCall(call_id, "f", "{}", status=status)
-
-
-def output(call_id: str) -> FunctionCallOutput:
-    return FunctionCallOutput(call_id, "x")
-
-
-@pytest.mark.parametrize(
-    "items",
-    [
-        [],
-        [call("a"), output("a")],
-        [call("a"), call("b"), output("b"), Message("user", "x"), output("a")],
-        [call("a"), output("a"), call("a"), output("a")],
-        [call("a", "incomplete")],
-        [call("a", "incomplete"), output("a")],
-    ],
-)
-def test_calls_and_outputs_that_pair(items: Any) -> None:
-    check_pairing(items)
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        ([call("a")], "No tool output found for function call a."),
-        ([call("a"), call("b"), output("b")], "No tool output found for function call a."),
-        ([output("a")], "No tool call found for function call output with call_id a."),
-        ([output("a"), call("a")], "No tool call found for function call output with call_id a."),
-    ],
-)
-def test_calls_and_outputs_that_do_not_pair(items: Any, message: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        check_pairing(items)
-    assert (caught.value.message, caught.value.param, caught.value.code) == (message, "input", None)

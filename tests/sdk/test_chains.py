@@ -167,6 +167,26 @@ async def test_calls_and_outputs_must_pair_over_the_whole_context(
     assert len(upstream.calls) == 1
 
 
+async def test_outputs_with_the_calls_that_the_chain_brings_with_it(
+    client: openai.AsyncOpenAI, upstream: FakeUpstream
+) -> None:
+    """A common mistake: `previous_response_id`, and the previous output in front of what is new."""
+    upstream.queue(TWO_CALLS)
+    upstream.queue(reply("Sunny."))
+    asked = await client.responses.create(model="tiny", input="weather and time", tools=TOOLS)
+    turn: Any = [*(item.to_dict() for item in asked.output), *OUTPUTS]
+    answer = await client.responses.create(model="tiny", input=turn, previous_response_id=asked.id)
+    assert answer.output_text == "Sunny."
+    plain = ["user", "assistant", "tool", "tool"]
+    assert [message["role"] for message in upstream.calls[1].body["messages"]] == plain
+    assert len(upstream.calls[1].body["messages"][1]["tool_calls"]) == 2
+    kept = [item.type async for item in client.responses.input_items.list(answer.id, order="asc")]
+    assert kept == ["message", *(item.type for item in asked.output), "function_call_output", "function_call_output"]
+    twice: Any = [*OUTPUTS, {**OUTPUTS[0], "output": "something else"}]
+    with pytest.raises(openai.BadRequestError, match="two different outputs with the call_id call_t"):
+        await client.responses.create(model="tiny", input=twice, previous_response_id=asked.id)
+
+
 async def test_a_call_that_was_cut_short_needs_no_output(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
     cut = [call_delta(0, call_id="call_w", name="get_weather", arguments='{"ci')]
     upstream.queue(reply(calls=cut, finish="length"))
