@@ -99,10 +99,12 @@ class Turns:
             raise too_old()
         if app[STATE].draining:
             raise app[ADMISSION].refusal("draining")
-        accepted = accept(body_of(create.fields), settings, self._channel, self._open_sealed)
+        speaks = generates(create.fields)
+        body = body_of(create.fields)
+        accepted = accept(body, settings, self._channel, self._open_sealed, needs_input=speaks)
         await check_schemas(accepted.schemas, app[EXAMINER])
         request = accepted.request
-        request.generate = generates(create.fields)
+        request.generate = speaks
         note_dropped(app[STATE].noted, accepted)
         app[ADMISSION].check()
         remembered = self._memory.find(request.previous_response_id) if request.previous_response_id else None

@@ -5,8 +5,9 @@ Source of codes and messages: the contract's error catalogue (section 1.5).
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -49,9 +50,16 @@ LENGTHS: tuple[tuple[str, int], ...] = (
     ("prompt_cache_key", 1024),
     ("user", 1024),
 )
-NOT_OFFERED = ("context_management", "moderation", "multi_agent")
+ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "context_management": (None, []),
+    "moderation": (None,),
+    "multi_agent": (None, {"enabled": False}),
+}
+"""What is not offered here, and the values with which nobody asks for it."""
 MAX_STOPS = 4
 KNOWN = frozenset(CreateBody.__struct_fields__)
+_NOTHING = re.compile(rb"null|\[\s*\]")
+"""As ``input``."""
 _SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _decode_body = msgspec.json.Decoder(CreateBody).decode
@@ -76,8 +84,9 @@ class Accepted:
     """Still to be examined, by ``api.schemas.check_schemas``."""
 
 
-def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> Accepted:
-    """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*."""
+def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open, *, needs_input: bool = True) -> Accepted:
+    """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*.
+    Unless it *needs_input*, there may be nothing to answer."""
     create = decode(_decode_body, body)
     unknown = [name for name in decode(_decode_keys, body) if name not in KNOWN]
     if unknown and settings.strict_parameters:
@@ -105,7 +114,8 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> 
         if conversation is not None:
             message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. Send only one of them."
             raise InvalidRequest(message, param="previous_response_id", code="mutually_exclusive_parameters")
-    if create.input == NULL and (create.previous_response_id, conversation, filled) == (None, None, None):
+    stands_alone = (create.previous_response_id, conversation, filled) == (None, None, None)
+    if needs_input and stands_alone and _NOTHING.fullmatch(create.input):
         raise missing_parameter("input", "send 'messages' as 'input'" if "messages" in unknown else "")
     tools, dropped = decode_tools(create.tools or ())
     check_choice(create.tool_choice, tools)
@@ -165,8 +175,8 @@ def check_metadata(metadata: dict[str, str] | None) -> None:
 
 
 def _check_offered(create: CreateBody) -> None:
-    for name in NOT_OFFERED:
-        if getattr(create, name) is not None:
+    for name in ASKS_NOTHING:
+        if getattr(create, name) not in ASKS_NOTHING[name]:
             message = f"Unsupported parameter: '{name}' is not offered by this server."
             raise InvalidRequest(message, param=name, code="unsupported_parameter")
 

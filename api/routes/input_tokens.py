@@ -65,9 +65,7 @@ def accept_count(body: bytes, settings: Settings, channel: str, open_sealed: Ope
     has_model = bytes(given.get("model", b"null")) != b"null"
     if not has_model:
         given["model"] = msgspec.Raw(_encode(next(iter(models_of(settings.models, channel)), "")))
-    if bytes(given.get("input", b"null")) == b"null":
-        given["input"] = msgspec.Raw(b"[]")
-    accepted = accept(_encode(given), settings, channel, open_sealed)
+    accepted = accept(_encode(given), settings, channel, open_sealed, needs_input=False)
     accepted.request.store = False  # so that a conversation which is being written can be counted
     accepted.request.truncation = "auto"  # so that what is too long is counted, not refused
     return accepted, has_model

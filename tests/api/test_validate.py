@@ -138,12 +138,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": {}}, MISSING, "prompt.id"),
     ({"prompt": {"id": "p", "variables": {"v": 5}}}, TYPE, "prompt.variables"),
     ({"multi_agent": {"enabled": True}}, NOT_OFFERED, "multi_agent"),
-    ({"context_management": []}, NOT_OFFERED, "context_management"),
+    ({"multi_agent": {"enabled": False, "agents": ["a"]}}, NOT_OFFERED, "multi_agent"),
+    ({"context_management": [{"type": "compaction"}]}, NOT_OFFERED, "context_management"),
     ({"moderation": {}}, NOT_OFFERED, "moderation"),
     ({"truncation": "maybe"}, VALUE, "truncation"),
     ({"stream_options": {"include_obfuscation": "yes"}}, TYPE, "stream_options.include_obfuscation"),
     # input
     ({"input": None}, MISSING, "input"),
+    ({"input": []}, MISSING, "input"),
     ({"input": 5}, TYPE, "input"),
     ({"input": {}}, TYPE, "input"),
     ({"input": "x" * 10_485_761}, "string_above_max_length", "input"),
@@ -377,6 +379,18 @@ EVERY_KEY = [
 @pytest.mark.parametrize("key", EVERY_KEY)
 def test_null_is_as_good_as_absent(key: str) -> None:
     assert take(**{key: None}).request == take().request
+
+
+@pytest.mark.parametrize("change", [{"context_management": []}, {"multi_agent": {"enabled": False}}], ids=str)
+def test_what_asks_for_nothing_is_taken(change: dict[str, Any]) -> None:
+    assert take(**change).request.model == "echo"
+
+
+@pytest.mark.parametrize("beside", [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"}], ids=str)
+def test_no_input_beside_what_came_before(beside: dict[str, Any]) -> None:
+    assert take(input=[], **beside).items == []
+    with pytest.raises(InvalidRequest, match="'input'"):
+        accept(b'{"model": "echo", "input": [ \n ]}', SETTINGS, "", SEAL.open)
 
 
 def test_nulls_inside_are_absent_too() -> None:

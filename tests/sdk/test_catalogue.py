@@ -107,7 +107,7 @@ CREATE: list[tuple[Any, str | None, str | None, str]] = [
     (hi(input=[CALL]), None, "input", r"^No tool output found for function call c1\.$"),
     (hi(model="nobody"), "model_not_found", "model", r"^The requested model 'nobody' does not exist\. \(HINT: GET /v1/models"),
     (hi(model="small", input="x" * 1000), "context_length_exceeded", "input", "exceeds the context window"),
-    (hi(context_management=[]), "unsupported_parameter", "context_management", "not offered"),
+    (hi(context_management=[{"type": "compaction"}]), "unsupported_parameter", "context_management", "not offered"),
     (hi(tools=[{"type": "file_search"}]), "unsupported_value", "tools[0].type", "file_search"),
     (hi(input=[{"type": "compaction_trigger"}]), "unsupported_value", "input[0].type", "compaction_trigger"),
     (

@@ -234,7 +234,7 @@ async def test_no_summary_is_an_error(
     [
         ({"input": "hi"}, "missing_required_parameter", "model"),
         ({"model": "echo"}, "missing_required_parameter", "input"),
-        ({"model": "echo", "input": []}, "invalid_value", "input"),
+        ({"model": "echo", "input": []}, "missing_required_parameter", "input"),
         ({"model": "echo", "input": "hi", "prompt_cache_key": "k" * 65}, "string_above_max_length", "prompt_cache_key"),
         ({"model": "echo", "previous_response_id": "resp_x"}, "previous_response_not_found", "previous_response_id"),
         (
