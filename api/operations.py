@@ -156,6 +156,7 @@ OPERATIONS: tuple[Operation, ...] = (
         query=(
             Field("stream", bool, "Answer with events; only for responses created with `stream`."),
             Field("starting_after", Annotated[int, Meta(ge=0)], "The `sequence_number` of the last event seen."),
+            Field("include_obfuscation", bool, "Without effect: events are replayed as they were first sent."),
             Field("wait", Annotated[float, Meta(ge=0, le=60)], "Seconds to wait for another status; not with `stream`."),
             INCLUDE,
         ),

@@ -184,10 +184,11 @@ async def list_items(request: web.Request) -> web.StreamResponse:
         history = await request.app[CONVERSATIONS].load(named, request[TENANT], first, last)
         if history is None:
             raise conversation_not_found(named)
-        rows = split(history.items)
+        rows = split(history.everything)
         items += reversed(rows) if paging.newest_first else rows
         first = first if first >= 0 else max(0, history.head.batches + first)
-        page = paging.cut(items, all_read=first == 0 if paging.newest_first else last + 1 >= history.head.batches)
+        all_read = first == 0 if paging.newest_first else last + 1 >= history.head.batches
+        page = paging.cut(items, all_read=all_read, deleted=history.deleted)
         if page is not None:
             return _answer(page)
         size *= 2  # so that a page far behind costs few calls

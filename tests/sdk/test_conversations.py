@@ -137,8 +137,23 @@ async def test_pages_of_a_long_conversation(client: openai.AsyncOpenAI) -> None:
     assert ([text_of(item) for item in page.data], page.has_more) == ([str(count - 2)], False)
     page = await client.conversations.items.list(made.id, after=ids[3])
     assert ([text_of(item) for item in page.data], page.has_more) == (["2", "1"], False)
-    with pytest.raises(openai.NotFoundError):
-        await client.conversations.items.list(made.id, after=ids[7])
+    page = await client.conversations.items.list(made.id, after=ids[7], limit=2)
+    assert ([text_of(item) for item in page.data], page.has_more) == (["6", "5"], True)
+    page = await client.conversations.items.list(made.id, after=ids[0])
+    assert (page.data, page.has_more) == ([], False)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_items_are_deleted_while_they_are_listed(order: Any, client: openai.AsyncOpenAI) -> None:
+    """The client asks for the next page by the last item of the one before, which is gone by then."""
+    made = await client.conversations.create(items=[user(str(number)) for number in range(10)])
+    seen = []
+    async for item in client.conversations.items.list(made.id, limit=3, order=order):
+        seen.append(text_of(item))
+        await client.conversations.items.delete(str(item.id), conversation_id=made.id)
+    numbers = [str(number) for number in range(10)]
+    assert seen == (numbers if order == "asc" else numbers[::-1])
+    assert await texts(client, made.id) == []
 
 
 async def test_a_deleted_item_is_gone_at_once(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
@@ -502,6 +517,7 @@ async def test_bad_new_conversations(body: Any, code: str | None, param: str | N
         ("include=message.output_text.logprobs,everything", 400, "include"),
         ("after=msg_unknown", 404, "after"),
         ("include=message.output_text.logprobs&include[]=reasoning.encrypted_content", 200, None),
+        ("limit=&order=&after=&include=&include[]=", 200, None),
     ],
 )
 async def test_pages_that_do_not_exist(query: str, status_code: int, param: str | None, raw: RawClient) -> None:

@@ -140,6 +140,21 @@ async def test_queries_that_newer_clients_send_are_ignored(raw: RawClient) -> No
         assert (await raw.get(f"{path}?{query}")).status == 200
 
 
+async def test_empty_queries_are_absent_ones(raw: RawClient) -> None:
+    made = (await raw.post("/v1/responses", json={**HI, "stream": True})).body.decode()
+    response_id = made.partition('"id":"')[2].partition('"')[0]
+    for path, names in (
+        ("", ("stream", "starting_after", "wait", "include", "include[]", "include_obfuscation")),
+        ("/input_items", ("limit", "order", "after", "include")),
+    ):
+        url = f"/v1/responses/{response_id}{path}"
+        plain = await raw.get(url)
+        answers = [await raw.get(f"{url}?{query}=") for query in (*names, "=&".join(names))]
+        assert {(answer.status, answer.body) for answer in answers} == {(200, plain.body)}
+    replayed = await raw.get(f"/v1/responses/{response_id}?stream=true&starting_after=&include_obfuscation=false")
+    assert replayed.body.decode() == made
+
+
 async def test_what_was_left_out_is_named_in_a_header(client: openai.AsyncOpenAI) -> None:
     tools: Any = [{"type": "web_search"}, TOOL, {"type": "namespace", "name": "n", "tools": []}]
     answer = await client.responses.with_raw_response.create(model="echo", input="hi", tools=tools)

@@ -87,7 +87,7 @@ async def test_a_delete_ends_it(raw: RawClient, service: ClusterThread) -> None:
     assert (await poll(raw, response_id, LONG)).status == 404
 
 
-@pytest.mark.parametrize("text", ["-1", "61", "x", "1e1", "", "nan", "60.5", "1" * 30])
+@pytest.mark.parametrize("text", ["-1", "61", "x", "1e1", "nan", "60.5", "1" * 30])
 async def test_bad_waits_are_refused(text: str, raw: RawClient) -> None:
     answer = await raw.get(f"/v1/responses/resp_x?wait={text}")
     error = answer.json()["error"]
