@@ -30,8 +30,12 @@ ERROR = web.ResponseKey("error", str)
 """The code of the error that is the answer, or its type: for the log."""
 
 
-def error_response(status: int, body: ErrorBody, retry_after_s: int | None = None) -> web.Response:
+def error_response(
+    status: int, body: ErrorBody, retry_after_s: int | None = None, *, repeats_work: bool = False
+) -> web.Response:
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    if repeats_work:
+        headers["x-should-retry"] = "false"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     payload = _encode(ErrorEnvelope(body))
@@ -98,7 +102,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             await _identify(request)
         return await handler(request)
     except ApiError as error:
-        return error_response(error.status, error.body(), error.retry_after_s)
+        return error_response(error.status, error.body(), error.retry_after_s, repeats_work=error.repeats_work)
     except StoreUnavailable as error:
         log.warning("redis.unavailable", error=str(error))
         overloaded = request.app[ADMISSION].refusal("store")

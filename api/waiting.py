@@ -18,12 +18,16 @@ from shared.store.rows import NewResponse, Snapshot
 from shared.wire.responses import ResponseError, Status
 
 GRACE_S = 5.0
-"""What a foreground response may take longer than ``max_foreground_s``, until the front end ends it itself."""
+"""What a foreground response that runs may take longer than ``max_foreground_s``, which its worker keeps, until the front
+end ends it itself. For one that is still queued there is nobody else."""
 RECHECK_S = 5.0
 WITHDRAW_TRIES, WITHDRAW_WAIT_S = 60, 1.0
 POLL_AFTER_MS = 1000
 """What a client is told to wait until it asks again."""
 ASK_AGAIN = {"openai-poll-after-ms": str(POLL_AFTER_MS)}
+NOT_TAKEN = Ending(
+    "failed", error=ResponseError("server_error", "No worker took this response in time. Create it with background=true.")
+)
 RUNNING, ENDED = b"eap", b"zysr"
 """What the hub says of a response that runs, and of one that has ended."""
 
@@ -41,38 +45,39 @@ class Ended(NamedTuple):
     attempts: str
 
 
-async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> Ended:
+async def wait_for_end(
+    app: web.Application, response_id: str, tenant: str, reader: Reader, *, keyed: bool
+) -> Ended:
     """The object of a foreground response, once it has ended. This process's inbox is on its record.
 
-    Raises ``Leaving`` when the process ends before that.
+    Raises ``Leaving`` when the process ends before that; *keyed*: the call has an Idempotency-Key.
     """
     state = app[STATE]
     state.waits.add(reader)
     try:
         if state.leaving:
             reader.miss()
-        return await _hear_end(app, response_id, tenant, reader)
+        return await _hear_end(app, response_id, tenant, reader, keyed=keyed)
     finally:
         state.waits.discard(reader)
 
 
-async def _hear_end(app: web.Application, response_id: str, tenant: str, reader: Reader) -> Ended:
+async def _hear_end(app: web.Application, response_id: str, tenant: str, reader: Reader, *, keyed: bool) -> Ended:
     loop, state = asyncio.get_running_loop(), app[STATE]
-    deadline = loop.time() + app[SETTINGS].max_foreground_s + GRACE_S
+    limit = loop.time() + app[SETTINGS].max_foreground_s
+    deadline = limit + GRACE_S
     while True:
-        heard = await reader.next(max(0.0, min(RECHECK_S, deadline - loop.time())))
+        now = loop.time()
+        heard = await reader.next(max(0.0, min(RECHECK_S, (limit if now < limit else deadline) - now)))
         if heard is not None and heard.kind == b"s" and heard.blob:
             return Ended(heard.blob, "" if heard.b == b"-" else heard.b.decode())
         if heard is not None and heard.kind in RUNNING:
             continue
         try:
-            if loop.time() >= deadline:
-                error = ResponseError(
-                    "server_error", "No worker took this response in time. Create it with background=true."
-                )
-                snapshot = await app[CANCELLER].cancel(response_id, tenant, Ending("failed", error=error))
-            else:
-                snapshot = await app[RESPONSES].read(response_id, tenant)
+            snapshot = await app[RESPONSES].read(response_id, tenant)
+            late_s = loop.time() - limit
+            if snapshot is not None and late_s >= (0 if snapshot.status == "queued" else GRACE_S):
+                snapshot = await app[CANCELLER].cancel(response_id, tenant, NOT_TAKEN)  # as it is, if it has ended
         except StoreUnavailable as away:
             if loop.time() >= deadline or state.leaving:
                 raise
@@ -84,7 +89,7 @@ async def _hear_end(app: web.Application, response_id: str, tenant: str, reader:
         if snapshot.status in TERMINAL:
             return Ended(snapshot.object, snapshot.attempts)
         if state.leaving:
-            raise Leaving(response_id, stored=snapshot.store)
+            raise Leaving(response_id, stored=snapshot.store, keyed=keyed)
 
 
 async def join(app: web.Application, response_id: str, tenant: str) -> Ended:
@@ -97,7 +102,7 @@ async def join(app: web.Application, response_id: str, tenant: str) -> Ended:
                 raise not_found(response_id)
             if snapshot.status in TERMINAL:
                 return Ended(snapshot.object, snapshot.attempts)
-            return await wait_for_end(app, response_id, tenant, reader)
+            return await wait_for_end(app, response_id, tenant, reader, keyed=True)
         except (asyncio.CancelledError, Leaving):
             spawn(app, leave(app, response_id))
             raise

@@ -33,11 +33,16 @@ class RespoolError(Exception):
 
 
 class ApiError(RespoolError):
-    """An answer with the error envelope. ``retry_after_s`` is whole seconds, 1 to 120."""
+    """An answer with the error envelope. ``retry_after_s`` is whole seconds, 1 to 120.
+
+    ``repeats_work``: a client that by itself sends the request again, as the official ones do after a 429 or 5xx, has the
+    same work done twice; ``x-should-retry: false`` keeps it from that.
+    """
 
     status = 500
     type = "server_error"
     code: str | None = None
+    repeats_work = False
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
@@ -95,9 +100,10 @@ class IdempotencyReused(ApiError):
 
 
 class ServerError(ApiError):
-    """What the client asked for was right, and failed all the same."""
+    """What the client asked for was right, and was done, and failed all the same."""
 
     code = "server_error"
+    repeats_work = True
 
 
 class RateLimited(ApiError):
@@ -121,9 +127,10 @@ class NewerRecord(Overloaded):
 
 
 class Leaving(Overloaded):
-    """The process stops before a foreground response has ended. What is stored goes on without it."""
+    """The process stops before a foreground response has ended. What is stored goes on without it; the same
+    request only finds it when it is *keyed* (has an Idempotency-Key)."""
 
-    def __init__(self, response_id: str, *, stored: bool) -> None:
+    def __init__(self, response_id: str, *, stored: bool, keyed: bool = False) -> None:
         what = f"This server is shutting down, and response '{response_id}' has not ended yet."
         how = (
             f"It goes on, here after a restart or elsewhere: poll GET /v1/responses/{response_id} for its answer. "
@@ -131,6 +138,7 @@ class Leaving(Overloaded):
             if stored
             else "It is not stored, so it cannot be polled. Please send the request again."
         )
+        self.repeats_work = stored and not keyed
         super().__init__(f"{what} {how}", retry_after_s=LEAVING_RETRY_AFTER_S)
 
 

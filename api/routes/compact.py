@@ -39,7 +39,7 @@ async def compact(request: web.Request) -> web.StreamResponse:
     accepted.request.items += 1
     new = prepare(accepted, context, caller, settings)  # also gives the items their ids
     async with submitted(app, new) as (reader, _):
-        ended = _decode((await wait_for_end(app, new.id, new.tenant, reader)).object)
+        ended = _decode((await wait_for_end(app, new.id, new.tenant, reader, keyed=False)).object)
     sealed = seal.seal(encode_summary(summary_of(ended)))
     if sealed is None:
         raise not_configured()

@@ -9,7 +9,7 @@ from aiohttp import web
 from api.bodies import read_body
 from api.compaction import seal_of
 from api.context import read_context
-from api.creation import Caller, note_dropped, prepare, recall
+from api.creation import NO_KEY, Caller, note_dropped, prepare, recall
 from api.headers import given_channel
 from api.idempotency import REPLAYED, once_of
 from api.middleware import REQUEST_ID, TENANT
@@ -83,7 +83,7 @@ async def _submit(request: web.Request, new: NewResponse, headers: dict[str, str
             return await _stream_new(request, new, reader, headers)
         if new.background:
             return json_response(new.object, headers | ASK_AGAIN)
-        ended = await wait_for_end(request.app, new.id, new.tenant, reader)
+        ended = await wait_for_end(request.app, new.id, new.tenant, reader, keyed=new.idempotency != NO_KEY)
         return json_response(ended.object, headers | attempt_headers(ended.attempts))
 
 
@@ -209,7 +209,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 def _cancelled(snapshot: Snapshot) -> web.Response:
     if snapshot.status != "cancelled":
-        raise InvalidRequest(f"Cannot cancel a {snapshot.status} response.", param="response_id")
+        article = "an" if snapshot.status == "incomplete" else "a"
+        raise InvalidRequest(f"Cannot cancel {article} {snapshot.status} response.", param="response_id")
     return json_response(snapshot.object)
 
 

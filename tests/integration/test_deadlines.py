@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
+from api.waiting import GRACE_S
 from fakes.upstream import hang
 from support.clients import Answer, RawClient
 from support.cluster import Cluster, chat_model, running
 from support.faults import (
     PREFIX,
     NamedUpstream,
+    Watch,
     check_left,
     create,
     ended,
@@ -79,14 +81,19 @@ async def late(cluster: Cluster, response_id: str) -> None:
 
 
 async def test_a_foreground_call_that_takes_too_long(upstream: NamedUpstream, raw_client: RawMaker) -> None:
-    """It is answered before the client's own patience is over, whether a worker runs it or none is there."""
+    """It is answered before the client's own patience is over, whether a worker runs it or none is there; in both cases
+    when the time is over, and no grace behind it."""
     upstream.plan("x", [*words("one "), hang()])
     env = {"RESPOOL_MAX_FOREGROUND_S": "1"}
     async with running(env=env, config=chat_model(upstream.base_url), workers=0) as cluster:
         raw = raw_client(cluster.front_ends[0].origin)
+        watch = Watch()
         answers = [await raw.post("/v1/responses", json={"model": "tiny", "input": "nobody"})]
+        assert 1 <= watch.seconds < GRACE_S
         await cluster.start_worker()
+        watch = Watch()
         answers.append(await raw.post("/v1/responses", json={"model": "tiny", "input": "x"}))
+        assert 1 <= watch.seconds < GRACE_S
         for answer, text in zip(answers, ("", "one "), strict=True):
             assert answer.status == 200
             assert (answer.json()["status"], text_of(answer.json())) == ("failed", text)

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from fakes.upstream import hang
@@ -115,11 +116,32 @@ async def test_an_answer_that_goes_on_elsewhere(upstream: NamedUpstream, raw_cli
         _, message = told(await keyed)
         assert message.endswith(UNSTORED)
         assert await stopping.ended() == 0
+        assert ((await stored).headers.get("x-should-retry"), (await keyed).headers.get("x-should-retry")) == ("false", None)
         gate.set()
         raw = raw_client(other.origin)
         assert text_of(await ended(raw, response_id)) == "late"
         assert text_of((await asked(raw, "keyed", "key", store=False)).json()) == "late"
         assert [call.outcome for name in ("stored", "keyed") for call in upstream.calls_of(name)] == ["ended"] * 2
+
+
+async def test_the_official_client_does_not_run_it_twice(
+    upstream: NamedUpstream, openai_client: Callable[..., openai.AsyncOpenAI], raw_client: RawMaker
+) -> None:
+    """It retries what fails with 503, unless it is told not to: then it raises that error, with the id to poll."""
+    gate = asyncio.Event()
+    upstream.plan("x", then(gate, "late"))
+    async with running(env=SHORT_DRAIN, config=chat_model(upstream.base_url), front_ends=2) as cluster:
+        stopping, other = cluster.front_ends
+        client = openai_client(stopping.origin, max_retries=2)
+        call = asyncio.create_task(client.responses.create(model="tiny", input="x"))
+        await upstream.arrived("x")
+        stopping.send(signal.SIGTERM)
+        with pytest.raises(openai.InternalServerError, match="has not ended yet") as caught:
+            await call
+        gate.set()
+        response_id = str(caught.value.body["message"]).split("'")[1]  # type: ignore[index]  # the error of the envelope
+        assert text_of(await ended(raw_client(other.origin), response_id)) == "late"
+        assert len(upstream.calls_of("x")) == 1
 
 
 async def test_an_answer_that_nobody_could_get_any_more_is_cancelled(

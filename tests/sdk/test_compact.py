@@ -226,7 +226,18 @@ async def test_no_summary_is_an_error(
     error = answer.json()["error"]
     assert (answer.status, error["type"], error["code"]) == (http, type_, code)
     assert ("retry-after" in answer.headers) == (http == 429)
+    assert answer.headers.get("x-should-retry") == ("false" if http == 500 else None)
     assert len(upstream.calls) == tries
+
+
+async def test_the_official_client_compacts_once(
+    service: ClusterThread, upstream: FakeUpstream, openai_client: Callable[..., openai.AsyncOpenAI]
+) -> None:
+    """It retries a 500, unless it is told not to: the same model would be asked for the same summary again."""
+    upstream.respond = lambda _: [reply("Half a summ", finish="length")]
+    with pytest.raises(openai.InternalServerError, match="cut short"):
+        await openai_client(service.origin, max_retries=2).responses.compact(model="tiny", input="hi")
+    assert len(upstream.calls) == 1
 
 
 @pytest.mark.parametrize(
