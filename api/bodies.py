@@ -4,7 +4,7 @@ import asyncio
 import sys
 import zlib
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from api.resources import SETTINGS
 from shared.errors import TooLarge, TooSlow, UnsupportedMedia
@@ -52,7 +52,25 @@ async def read_body(request: web.Request) -> bytes:
         raise UnsupportedMedia(message) from None
 
 
+async def answer_expect(request: web.Request) -> None:
+    """``Expect: 100-continue``: the body is asked for, unless it will be refused for its length anyway."""
+    if request.version != HttpVersion11:
+        return
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    if not _is_too_long(request):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
+
+
+def _is_too_long(request: web.Request) -> bool:
+    """By what its head says."""
+    return (request.content_length or 0) > request.client_max_size
+
+
 async def _wait_for_body(request: web.Request) -> bytes:
+    if _is_too_long(request):
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
     timeout_s = request.app[SETTINGS].body_timeout_s
     try:
         async with asyncio.timeout(timeout_s):

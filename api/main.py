@@ -11,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 from api import middleware
+from api.bodies import answer_expect
 from api.resources import HUB, SEALER, SETTINGS, STATE, State, open_examiner, open_store
 from api.routes import compact, conversations, docs, input_tokens, models, ops, responses, websocket
 from api.server import Runner
@@ -66,9 +67,15 @@ def build(settings: Settings) -> web.Application:
     app.cleanup_ctx.extend([open_store, open_http, open_examiner])
     app.on_response_prepare.append(middleware.on_prepare)
     for module in (input_tokens, compact, responses, websocket, conversations, models, ops, docs):
-        app.add_routes(module.routes)
+        app.add_routes(_expecting(module.routes))
     docs.prepare(app)
     return app
+
+
+def _expecting(table: web.RouteTableDef) -> list[web.RouteDef]:
+    """The routes of *table*, whose clients may ask before they send a body."""
+    routes = [each for each in table if isinstance(each, web.RouteDef)]
+    return [web.route(it.method, it.path, it.handler, expect_handler=answer_expect, **it.kwargs) for it in routes]
 
 
 async def serve(settings: Settings) -> None:

@@ -109,7 +109,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(overloaded.status, overloaded.body(), overloaded.retry_after_s)
     except web.HTTPRequestEntityTooLarge:
         too_large = too_large_error(request.app[SETTINGS].max_body_bytes)
-        return error_response(too_large.status, too_large.body())
+        answer = error_response(too_large.status, too_large.body())
+        if not request.content.is_eof():
+            answer.force_close()  # the rest of its body may come, or not
+        return answer
     except web.RequestPayloadError:
         body = ErrorBody("The request body could not be read or decompressed.", "invalid_request_error", None, None)
         answer = error_response(400, body)

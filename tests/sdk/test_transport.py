@@ -82,6 +82,21 @@ async def test_clients_may_ask_before_they_send_a_body(raw: RawClient) -> None:
     assert answer.json()["status"] == "completed"
 
 
+@pytest.mark.parametrize("asks", [b"", b"Expect: 100-continue\r\n"])
+async def test_a_body_that_will_be_too_large_is_refused_before_it_comes(asks: bytes, service: ClusterThread) -> None:
+    host, _, port = service.origin.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/responses HTTP/1.1\r\n" + HOST + asks + b"Content-Length: 999999999999\r\n\r\n")
+    async with asyncio.timeout(5):  # less than anybody waits for a body, or for its end
+        head = await reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.decode().lower().split("\r\n")
+        headers = dict(line.split(": ") for line in lines if line)
+        body = json.loads(await reader.readexactly(int(headers["content-length"])))
+    writer.close()
+    assert (first.split()[1], headers["connection"]) == ("413", "close")
+    assert check_error_answer(413, headers, body) == []
+
+
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "identity": bytes,
     "gzip": gzip.compress,
