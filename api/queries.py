@@ -70,9 +70,7 @@ class Paging:
     newest_first: bool
     after: str
 
-    def cut(
-        self, items: Sequence[msgspec.Raw], *, all_read: bool, deleted: Collection[str] = ()
-    ) -> ItemList | None:
+    def cut(self, items: Sequence[msgspec.Raw], *, all_read: bool, deleted: Collection[str] = ()) -> ItemList | None:
         """The page, from the start of the list in its own order; ``None`` when more of the list must be read for it.
 
         The *deleted* ones are among *items*, so that a page can begin behind one, but on no page: whoever deletes what a

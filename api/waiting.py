@@ -26,7 +26,8 @@ POLL_AFTER_MS = 1000
 """What a client is told to wait until it asks again."""
 ASK_AGAIN = {"openai-poll-after-ms": str(POLL_AFTER_MS)}
 NOT_TAKEN = Ending(
-    "failed", error=ResponseError("server_error", "No worker took this response in time. Create it with background=true.")
+    "failed",
+    error=ResponseError("server_error", "No worker took this response in time. Create it with background=true."),
 )
 RUNNING, ENDED = b"eap", b"zysr"
 """What the hub says of a response that runs, and of one that has ended."""
@@ -45,9 +46,7 @@ class Ended(NamedTuple):
     attempts: str
 
 
-async def wait_for_end(
-    app: web.Application, response_id: str, tenant: str, reader: Reader, *, keyed: bool
-) -> Ended:
+async def wait_for_end(app: web.Application, response_id: str, tenant: str, reader: Reader, *, keyed: bool) -> Ended:
     """The object of a foreground response, once it has ended. This process's inbox is on its record.
 
     Raises ``Leaving`` when the process ends before that; *keyed*: the call has an Idempotency-Key.

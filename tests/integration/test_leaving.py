@@ -116,7 +116,10 @@ async def test_an_answer_that_goes_on_elsewhere(upstream: NamedUpstream, raw_cli
         _, message = told(await keyed)
         assert message.endswith(UNSTORED)
         assert await stopping.ended() == 0
-        assert ((await stored).headers.get("x-should-retry"), (await keyed).headers.get("x-should-retry")) == ("false", None)
+        assert ((await stored).headers.get("x-should-retry"), (await keyed).headers.get("x-should-retry")) == (
+            "false",
+            None,
+        )
         gate.set()
         raw = raw_client(other.origin)
         assert text_of(await ended(raw, response_id)) == "late"

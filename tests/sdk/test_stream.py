@@ -209,6 +209,21 @@ async def test_a_held_call_whose_client_hangs_up_is_cancelled(raw: RawClient, up
     await upstream.disconnected()
 
 
+async def test_a_client_that_closes_its_side_has_hung_up(upstream: FakeUpstream, service: ClusterThread) -> None:
+    """To a server it looks like one that has gone, and for those nothing may go on."""
+    upstream.queue(hang())
+    url = urlsplit(service.origin)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    body = b'{"model": "tiny", "input": "hi"}'
+    writer.write(b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    await upstream.called()
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+    await upstream.disconnected()
+
+
 async def test_long_and_unusual_text_arrives_as_it_was(client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
     text = 'naïve 日本語 🏳️‍🌈 \u2028 \x00 \\ " \r\n\r\ndata: [DONE]\n\nevent: x\n' + "é" * 100_000
     upstream.queue(reply(*(text[at : at + 997] for at in range(0, len(text), 997))))
