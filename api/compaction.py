@@ -6,7 +6,8 @@ from aiohttp import web
 from api.decoding import check_length, decode
 from api.middleware import TENANT
 from api.resources import SEALER
-from api.validate import Accepted, accept, check_known
+from api.strict import check_known
+from api.validate import Accepted, accept
 from shared.core.compaction import KIND, Open
 from shared.errors import ApiError, InvalidRequest, RateLimited, ServerError
 from shared.seal import Seal
@@ -37,7 +38,7 @@ def not_configured() -> InvalidRequest:
 def accept_compact(body: bytes, settings: Settings, channel: str, open_sealed: Open) -> Accepted:
     """The unstored create call behind *body*; what does not belong to this endpoint is left out, or refused when strict."""
     if settings.strict_parameters:
-        check_known(body, KNOWN)
+        check_known(body, CompactBody)
     given = {name: value for name, value in decode(_decode_keys, body).items() if name in KNOWN}
     accepted = accept(_encode({**given, "store": False}), settings, channel, open_sealed)
     check_length(accepted.request.prompt_cache_key, "prompt_cache_key", MAX_CACHE_KEY_CHARS)

@@ -1,12 +1,14 @@
-"""Content parts of input items: lengths, addresses of images, data that claims to be base64."""
+"""Content parts of input items: who may say what, lengths, addresses of images, data that claims to be base64, citations."""
 
 import binascii
 import re
 from collections.abc import Sequence
 
-from api.decoding import MAX_TEXT_CHARS, check_length, check_nesting
+import msgspec
+
+from api.decoding import MAX_TEXT_CHARS, check_length, check_nesting, decode
 from shared.errors import InvalidRequest
-from shared.wire.items import InputAudio, InputFile, InputImage, InputText, MessagePart, OutputText, Refusal
+from shared.wire.items import InputAudio, InputFile, InputImage, InputText, MessagePart, OutputText, Refusal, Role
 
 MAX_IMAGE_URL_CHARS = 20_971_520
 MAX_FILE_DATA_CHARS = 73_400_320
@@ -17,13 +19,58 @@ _DATA_URL = re.compile(r"data:([A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+)(?:;[A-Za-z0-9.+-
 _MAX_HEAD_CHARS = 256
 
 
-def check_parts(parts: str | Sequence[MessagePart], path: str) -> None:
-    """The content (or the output) at *path*."""
+TEXTS = (InputText, OutputText)
+OUTPUTS = (OutputText, Refusal)
+"""What the assistant says, and nobody else does."""
+INPUTS = "'input_text', 'input_image', 'input_file', and 'input_audio'"
+
+
+class _UrlCitation(msgspec.Struct, tag_field="type", tag="url_citation"):
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+class _FileCitation(msgspec.Struct, tag_field="type", tag="file_citation"):
+    file_id: str
+    filename: str
+    index: int
+
+
+class _ContainerFileCitation(msgspec.Struct, tag_field="type", tag="container_file_citation"):
+    container_id: str
+    file_id: str
+    filename: str
+    start_index: int
+    end_index: int
+
+
+class _FilePath(msgspec.Struct, tag_field="type", tag="file_path"):
+    file_id: str
+    index: int
+
+
+_annotation = msgspec.json.Decoder(_UrlCitation | _FileCitation | _ContainerFileCitation | _FilePath).decode
+
+
+def check_parts(parts: str | Sequence[MessagePart], path: str, role: Role | None = None) -> None:
+    """The output at *path*, or the content of a message of that *role*."""
     if isinstance(parts, str):
         check_length(parts, path, MAX_TEXT_CHARS)
         return
     for i, part in enumerate(parts):
-        _check_part(part, f"{path}[{i}]")
+        if role is not None and isinstance(part, OUTPUTS) is not (role == "assistant"):
+            raise _unfitting(part, role, f"{path}[{i}]")
+        quotes = isinstance(part, OutputText) and part.annotations
+        if quotes or not isinstance(part, TEXTS) or len(part.text) > MAX_TEXT_CHARS:  # else nobody needs its path
+            _check_part(part, f"{path}[{i}]")
+
+
+def _unfitting(part: MessagePart, role: Role, path: str) -> InvalidRequest:
+    fitting = "'output_text' and 'refusal'" if role == "assistant" else INPUTS
+    message = f"Invalid value: '{part.__struct_config__.tag}'. Supported values are: {fitting}."
+    return InvalidRequest(message, param=path, code="invalid_value")
 
 
 def _check_part(part: MessagePart, path: str) -> None:
@@ -32,8 +79,9 @@ def _check_part(part: MessagePart, path: str) -> None:
             check_length(part.text, f"{path}.text", MAX_TEXT_CHARS)
         case OutputText():
             check_length(part.text, f"{path}.text", MAX_TEXT_CHARS)
-            for i, annotation in enumerate(part.annotations):
-                check_nesting(annotation, f"{path}.annotations[{i}]")
+            for k, annotation in enumerate(part.annotations):
+                check_nesting(annotation, f"{path}.annotations[{k}]")
+                decode(_annotation, annotation, f"{path}.annotations[{k}]")
         case Refusal():
             check_length(part.refusal, f"{path}.refusal", MAX_TEXT_CHARS)
         case InputAudio():

@@ -1,13 +1,13 @@
 """Input items: from the client's JSON to what is stored, and the pairing of calls and outputs."""
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import msgspec
 
 from api.content import check_parts
-from api.decoding import MAX_TEXT_CHARS, check_length, decode
+from api.decoding import MAX_TEXT_CHARS, check_length, decode, missing_parameter
 from shared.core.compaction import Open, read_summary
 from shared.errors import InvalidRequest
 from shared.ids import ItemKind, item_id
@@ -20,10 +20,13 @@ from shared.wire.items import (
     InputImage,
     InputText,
     ItemReference,
+    Logprob,
     Message,
+    MessagePart,
     OutputText,
     Reasoning,
     StoredItem,
+    TopLogprob,
 )
 
 MAX_CALL_ID_CHARS = 64
@@ -47,6 +50,7 @@ class _EasyMessage(Message, tag=False):
 _peek = msgspec.json.Decoder(_Peek).decode
 _text = msgspec.json.Decoder(str).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _anything = msgspec.json.Decoder().decode
 _reference = msgspec.json.Decoder(ItemReference).decode
 _easy = msgspec.json.Decoder(_EasyMessage).decode
@@ -123,8 +127,7 @@ def _decode_item(raw: msgspec.Raw, peek: _Peek, path: str, open_sealed: Open) ->
         easy: Message = _decode_tolerantly(_easy, raw, path)
         return _checked_message(Message(easy.role, easy.content, easy.id, easy.status, easy.phase), path)
     if peek.type is None:
-        message = f"Missing required parameter: '{path}.type'."
-        raise InvalidRequest(message, param=f"{path}.type", code="missing_required_parameter")
+        raise missing_parameter(f"{path}.{'role' if 'content' in decode(_keys, raw, path) else 'type'}")
     decoder = _DECODERS.get(peek.type)
     if decoder is None:
         message = f"Unsupported value: '{peek.type[:64]}' is not an input item that this server takes."
@@ -187,7 +190,10 @@ def _checked_message(item: Message, path: str) -> Message:
     if isinstance(item.content, str):
         check_length(item.content, f"{path}.content", MAX_TEXT_CHARS)
         item.content = [OutputText(item.content) if item.role == "assistant" else InputText(item.content)]
-    check_parts(item.content, f"{path}.content")
+    else:
+        check_parts(item.content, f"{path}.content", item.role)
+    if item.role != "assistant":
+        item.phase = None  # says nothing there, and is no part of such a message
     return item
 
 
@@ -206,9 +212,20 @@ def complete(
         seen.add(item.id)
         if not isinstance(item, Compaction) and item.status is None:
             item.status = "completed"
-        if isinstance(item, Message) and isinstance(item.content, list):
-            for part in item.content:
-                if isinstance(part, InputImage) and part.detail is None:
-                    part.detail = "auto"
+        if isinstance(item, Message):
+            _complete_parts(item.content)
+        elif isinstance(item, FunctionCallOutput | CustomToolCallOutput):
+            _complete_parts(item.output)
         done.append(item)
     return done
+
+
+def _complete_parts(parts: str | Sequence[MessagePart]) -> None:
+    for part in () if isinstance(parts, str) else parts:
+        if isinstance(part, InputImage):
+            part.detail = part.detail or "auto"
+        elif isinstance(part, OutputText) and part.logprobs:
+            for logprob in part.logprobs:
+                tokens: list[Logprob | TopLogprob] = [logprob, *logprob.top_logprobs]
+                for token in tokens:
+                    token.bytes = list(token.token.encode()) if token.bytes is None else token.bytes

@@ -5,9 +5,10 @@ Source of codes and messages: the contract's error catalogue (section 1.5).
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -15,6 +16,7 @@ from api.decoding import MAX_TEXT_CHARS, check_length, decode, missing_parameter
 from api.items import decode_input
 from api.prompts import Filled, fill_prompt
 from api.schemas import GivenSchema, given_schema
+from api.strict import check_known
 from api.tools import check_choice, check_name, decode_tools, schemas_of
 from shared.core.compaction import Open
 from shared.core.fitness import left_out
@@ -29,7 +31,8 @@ from shared.wire.responses import PromptCacheOptions, ReasoningEcho
 
 MAX_INT = 2**31 - 1
 MAX_INT64 = 2**63 - 1
-GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+GIVEN_ID = re.compile(r"[A-Za-z0-9_-]+")
+MAX_ID_CHARS = 128
 
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_output_tokens", 16, MAX_INT),
@@ -51,7 +54,10 @@ LENGTHS: tuple[tuple[str, int], ...] = (
     ("user", 1024),
 )
 ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "access_programs": (None, {}),
+    "background_options": (None, {}, {"completion_window": "soonest"}),
     "context_management": (None, []),
+    "image": (None, {}, {"context_compression": "auto"}, {"context_compression": "disabled"}),
     "moderation": (None,),
     "multi_agent": (None, {"enabled": False}),
 }
@@ -60,7 +66,7 @@ MAX_STOPS = 4
 KNOWN = frozenset(CreateBody.__struct_fields__)
 _NOTHING = re.compile(rb"null|\[\s*\]")
 """As ``input``."""
-_SHOWN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MAX_SHOWN_CHARS = 64
 
 _decode_body = msgspec.json.Decoder(CreateBody).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -79,7 +85,7 @@ class Accepted:
     dropped: list[str] = field(default_factory=list)
     """Paths of what was accepted but cannot be honoured."""
     unknown: list[str] = field(default_factory=list)
-    """Parameters that nobody knows, as far as they can be shown: ignored."""
+    """Parameters that nobody knows, as they can be shown in a header: ignored."""
     schemas: list[GivenSchema] = field(default_factory=list)
     """Still to be examined, by ``api.schemas.check_schemas``."""
 
@@ -88,9 +94,7 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open, *, 
     """Decode and check a create call. *body* is at most ``max_body_bytes`` long; the model must be one of *channel*.
     Unless it *needs_input*, there may be nothing to answer."""
     create = decode(_decode_body, body)
-    unknown = [name for name in decode(_decode_keys, body) if name not in KNOWN]
-    if unknown and settings.strict_parameters:
-        raise unknown_parameter(unknown[0])
+    unknown = [name for name, value in decode(_decode_keys, body).items() if name not in KNOWN and value != NULL]
     _check_numbers(create)
     check_metadata(create.metadata)
     if isinstance(create.stop, list) and len(create.stop) > MAX_STOPS:
@@ -135,18 +139,15 @@ def accept(body: bytes, settings: Settings, channel: str, open_sealed: Open, *, 
     request.channel = channel
     if row.dialect != "echo":
         dropped += left_out(request, row.quirks)
-    named = [name for name in unknown if _SHOWN.fullmatch(name)]
-    return Accepted(request, row, items, references, dropped, named, schemas)
+    if settings.strict_parameters:  # last, for the other errors have hints
+        check_known(body, CreateBody)
+    return Accepted(request, row, items, references, dropped, [_shown(name) for name in unknown], schemas)
 
 
-def check_known(body: bytes, known: Collection[str]) -> None:
-    for name in decode(_decode_keys, body):
-        if name not in known:
-            raise unknown_parameter(name)
-
-
-def unknown_parameter(name: str) -> InvalidRequest:
-    return InvalidRequest(f"Unknown parameter: '{name[:80]}'.", param=name[:80], code="unknown_parameter")
+def _shown(name: str) -> str:
+    """*name* in a header: percent-encoded, and cut when it is long."""
+    shown = quote(name[: MAX_SHOWN_CHARS + 1], safe="")
+    return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[:MAX_SHOWN_CHARS]}..."
 
 
 def _check_numbers(create: CreateBody) -> None:
@@ -182,6 +183,10 @@ def _check_offered(create: CreateBody) -> None:
 
 
 def _check_id(given_id: str, path: str) -> None:
+    check_length(given_id, path, MAX_ID_CHARS)
+    if not given_id:
+        message = f"Invalid '{path}': empty string. Expected an ID."
+        raise InvalidRequest(message, param=path, code="invalid_value")
     if not GIVEN_ID.fullmatch(given_id):
         message = (
             f"Invalid '{path}': '{given_id[:80]}'. Expected an ID that contains letters, numbers, "

@@ -196,7 +196,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_chain_links: Annotated[Count, Meta(description="Longest chain of `previous_response_id`, responses.")] = 1000
     max_input_items: Annotated[Count, Meta(description="Most items in one request's `input`.")] = 20_000
     strict_parameters: Annotated[
-        bool, Meta(description="Refuse keys of a create call that the API does not have, instead of ignoring them.")
+        bool,
+        Meta(
+            description="Refuse keys of a body that this server does not know, nested ones too, instead of ignoring them."
+        ),
     ] = False
     prompts_dir: Annotated[
         str | None, Meta(description="Folder with the templates behind `prompt`. Unset: `prompt` is refused.")

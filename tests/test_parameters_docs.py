@@ -63,7 +63,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 ELSEWHERE = {"model", "input", "stream", "stream_options", "previous_response_id", "conversation", "prompt"}
 """What becomes of them is no matter of dialects."""
-NOT_OFFERED = {"context_management", "moderation", "multi_agent"}
+NOT_OFFERED = {"access_programs", "background_options", "context_management", "image", "moderation", "multi_agent"}
 
 
 def table() -> list[str]:

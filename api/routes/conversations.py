@@ -20,7 +20,8 @@ from api.items import complete, decode_items
 from api.middleware import TENANT
 from api.queries import include_of, paging_of
 from api.resources import CONVERSATIONS, SETTINGS
-from api.validate import check_known, check_metadata
+from api.strict import check_known
+from api.validate import check_metadata
 from shared.core.history import item_id_of, split
 from shared.errors import NotFound, Overloaded
 from shared.ids import HOME_PARTITION, ITEM_NUMBERS, RANDOM_BYTES, conversation_id, is_conversation_id
@@ -61,7 +62,7 @@ Body = TypeVar("Body", CreateConversationBody, UpdateConversationBody, AddItemsB
 def _decoded(data: bytes, decoder: "msgspec.json.Decoder[Body]", settings: Settings) -> Body:
     body: Body = decode(decoder.decode, data)
     if settings.strict_parameters:
-        check_known(data, body.__struct_fields__)
+        check_known(data, type(body))
     return body
 
 

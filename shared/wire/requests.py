@@ -99,7 +99,10 @@ class CreateBody(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     repetition_penalty: float | None = None
     # Known to the API, not offered here: a value other than null is refused by name.
+    access_programs: Any = None
+    background_options: Any = None
     context_management: Any = None
+    image: Any = None
     moderation: Any = None
     multi_agent: Any = None
 

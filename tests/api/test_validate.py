@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import openai.types.responses as sdk
 import pytest
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 
 from api.items import complete
 from api.validate import Accepted, accept
@@ -13,7 +14,16 @@ from shared.core.compaction import KIND, encode_summary
 from shared.errors import InvalidRequest
 from shared.seal import Sealer
 from shared.settings import ModelRow, Settings
-from shared.wire.items import InputImage, Message, OutputText, Reasoning
+from shared.wire.items import (
+    CustomToolCallOutput,
+    FunctionCallOutput,
+    InputImage,
+    InputText,
+    Logprob,
+    Message,
+    OutputText,
+    Reasoning,
+)
 from shared.wire.requests import CreateBody
 
 SETTINGS = Settings(models={"echo": ModelRow(dialect="echo"), "meta/*": ModelRow(dialect="echo")}, max_input_items=10)
@@ -22,6 +32,8 @@ TOOL = {"type": "function", "name": "f"}
 SEAL = Sealer(["k" * 32]).bind("us", KIND)
 THEIRS = Sealer(["k" * 32]).bind("them", KIND)
 OTHER = Sealer(["k" * 32]).bind("us", "state")
+INPUT_TEXT, OUTPUT_TEXT = ({"type": f"{way}_text", "text": "x"} for way in ("input", "output"))
+CITATION: dict[str, Any] = {"type": "url_citation", "url": "u", "title": "t", "start_index": 0, "end_index": 1}
 AUDIO: dict[str, Any] = {"type": "input_audio"}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
@@ -46,6 +58,14 @@ def user(*parts: Any) -> dict[str, Any]:
     return item(role="user", content=list(parts))
 
 
+def said(*parts: Any) -> dict[str, Any]:
+    return item(type="message", role="assistant", content=list(parts))
+
+
+def quoting(*annotations: Any) -> dict[str, Any]:
+    return said(OUTPUT_TEXT | {"annotations": list(annotations)})
+
+
 def schema(**fields: Any) -> dict[str, Any]:
     return {"text": {"format": {"type": "json_schema", **fields}}}
 
@@ -54,10 +74,23 @@ def nest(depth: int) -> Any:
     return [nest(depth - 1)] if depth else 1
 
 
-def cited(*annotations: Any) -> dict[str, Any]:
-    part = {"type": "output_text", "text": "x", "annotations": list(annotations)}
-    return item(role="assistant", content=[part])
-
+SDK_KEYS = [*ResponseCreateParamsStreaming.__annotations__]
+"""What the official client can send."""
+EVERYTHING_KNOWN: dict[str, Any] = {
+    "input": [
+        {"role": "user", "content": [INPUT_TEXT, {"type": "input_image", "image_url": PIXEL}], "phase": None},
+        {"role": "assistant", "content": [OUTPUT_TEXT | {"annotations": [CITATION | {"new": 1}], "logprobs": []}]},
+        {"type": "item_reference", "id": "msg_1"},
+        {"id": "msg_2"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}], "new": None},
+    ],
+    "tools": [TOOL | {"parameters": {"new": 1}}, {"type": "web_search", "new": 1}, {"type": "custom", "name": "c"}],
+    "tool_choice": {"type": "function", "name": "f"},
+    "text": {"format": {"type": "json_schema", "name": "x", "schema": {"new": {}}, "strict": True}, "verbosity": "low"},
+    "reasoning": {"effort": "low", "summary": "auto", "context": None},
+    "metadata": {"new": "x"},
+    "conversation": "conv_1",
+}
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # model and parent
@@ -69,7 +102,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"previous_response_id": 5}, TYPE, "previous_response_id"),
     ({"previous_response_id": ""}, VALUE, "previous_response_id"),
     ({"previous_response_id": "@x"}, VALUE, "previous_response_id"),
-    ({"previous_response_id": "x" * 129}, VALUE, "previous_response_id"),
+    ({"previous_response_id": "x" * 129}, LONGER, "previous_response_id"),
     # numbers
     ({"max_output_tokens": 15}, "integer_below_min_value", "max_output_tokens"),
     ({"max_output_tokens": 2**31}, "integer_above_max_value", "max_output_tokens"),
@@ -140,6 +173,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"multi_agent": {"enabled": True}}, NOT_OFFERED, "multi_agent"),
     ({"multi_agent": {"enabled": False, "agents": ["a"]}}, NOT_OFFERED, "multi_agent"),
     ({"context_management": [{"type": "compaction"}]}, NOT_OFFERED, "context_management"),
+    ({"access_programs": {"cyber": "standard"}}, NOT_OFFERED, "access_programs"),
+    ({"background_options": {"completion_window": "2h"}}, NOT_OFFERED, "background_options"),
+    ({"image": {"context_compression": "enabled"}}, NOT_OFFERED, "image"),
     ({"moderation": {}}, NOT_OFFERED, "moderation"),
     ({"truncation": "maybe"}, VALUE, "truncation"),
     ({"stream_options": {"include_obfuscation": "yes"}}, TYPE, "stream_options.include_obfuscation"),
@@ -153,6 +189,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [None]}, TYPE, "input[0]"),
     ({"input": ["x"]}, TYPE, "input[0]"),
     (item(), MISSING, "input[0].type"),
+    (item(role=None, content="x"), MISSING, "input[0].role"),
+    (item(content="x"), MISSING, "input[0].role"),
+    (item(name="x"), MISSING, "input[0].type"),
     (item(type=5), TYPE, "input[0].type"),
     (item(type="mystery"), UNSUPPORTED, "input[0].type"),
     (item(role="king", content="x"), VALUE, "input[0].role"),
@@ -182,6 +221,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "input[0].content[0].image_url",
     ),
     (user({"type": "input_image", "image_url": "https://h", "detail": "x"}), VALUE, "input[0].content[0].detail"),
+    (user(OUTPUT_TEXT), VALUE, "input[0].content[0]"),
+    (user(INPUT_TEXT, {"type": "refusal", "refusal": "x"}), VALUE, "input[0].content[1]"),
+    (item(role="developer", content=[OUTPUT_TEXT]), VALUE, "input[0].content[0]"),
+    (said(OUTPUT_TEXT, INPUT_TEXT), VALUE, "input[0].content[1]"),
+    (item(role="assistant", content=[INPUT_TEXT]), VALUE, "input[0].content[0]"),
+    (said({"type": "input_image", "image_url": PIXEL}), VALUE, "input[0].content[0]"),
+    (quoting("x"), TYPE, "input[0].content[0].annotations[0]"),
+    (quoting({}), MISSING, "input[0].content[0].annotations[0].type"),
+    (quoting({"type": "footnote"}), VALUE, "input[0].content[0].annotations[0].type"),
+    (quoting({"type": "url_citation", "url": "u"}), MISSING, "input[0].content[0].annotations[0].title"),
+    (quoting(CITATION, CITATION | {"start_index": "0"}), TYPE, "input[0].content[0].annotations[1].start_index"),
     (user({"type": "input_audio"}), MISSING, "input[0].content[0].input_audio"),
     (user(AUDIO | {"input_audio": {"data": "AA=", "format": "mp3"}}), VALUE, "input[0].content[0].input_audio.data"),
     (user(AUDIO | {"input_audio": {"data": "", "format": "mp3"}}), VALUE, "input[0].content[0].input_audio.data"),
@@ -257,7 +307,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (item(type="web_search_call", id="ws_1"), UNSUPPORTED, "input[0].type"),
     (item(type="mcp_call", id="mcp_1"), UNSUPPORTED, "input[0].type"),
     # lengths
-    (user({"type": "output_text", "text": LONG}), LONGER, "input[0].content[0].text"),
+    (said({"type": "output_text", "text": LONG}), LONGER, "input[0].content[0].text"),
     (item(role="assistant", content=[{"type": "refusal", "refusal": LONG}]), LONGER, "input[0].content[0].refusal"),
     (item(role="user", content=LONG), LONGER, "input[0].content"),
     (item(type="function_call", call_id="c", name="f", arguments=LONG), LONGER, "input[0].arguments"),
@@ -289,7 +339,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (schema(name="x", schema={"enum": nest(100)}), "invalid_json_schema", "text.format.schema"),
     # nesting
     ({"tools": [TOOL, {**TOOL, "name": "g", "parameters": {"a": nest(100)}}]}, VALUE, "tools[1].parameters"),
-    (cited(nest(5), nest(101)), VALUE, "input[0].content[0].annotations[1]"),
+    (quoting(CITATION | {"x": nest(5)}, nest(101)), VALUE, "input[0].content[0].annotations[1]"),
     (schema(name="x" * 65, schema={}), "string_above_max_length", "text.format.name"),
 ]
 
@@ -381,7 +431,16 @@ def test_null_is_as_good_as_absent(key: str) -> None:
     assert take(**{key: None}).request == take().request
 
 
-@pytest.mark.parametrize("change", [{"context_management": []}, {"multi_agent": {"enabled": False}}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"context_management": []},
+        {"multi_agent": {"enabled": False}},
+        {"access_programs": {}, "background_options": {}, "image": {}},
+        {"background_options": {"completion_window": "soonest"}, "image": {"context_compression": "auto"}},
+    ],
+    ids=str,
+)
 def test_what_asks_for_nothing_is_taken(change: dict[str, Any]) -> None:
     assert take(**change).request.model == "echo"
 
@@ -451,21 +510,42 @@ def test_unknown_keys_are_tolerated_everywhere() -> None:
         tools=[{**TOOL, "new": True}],
         text={"format": {"type": "text", "new": 1}, "new": 1},
         reasoning={"effort": "low", "context": "x", "mode": "y"},
-        access_programs=[],
         prompt_cache_retention="24h",
-        image={},
+        client_metadata={},
+        temprature=None,
     )
     assert accepted.dropped == []
+    assert accepted.unknown == ["client_metadata"]
 
 
 def test_unknown_keys_are_refused_by_name_in_strict_mode() -> None:
     strict = msgspec.structs.replace(SETTINGS, strict_parameters=True)
-    known = json.dumps({**HI, **dict.fromkeys(CreateBody.__struct_fields__), **HI}).encode()
+    known = json.dumps({**HI, **dict.fromkeys([*CreateBody.__struct_fields__, *SDK_KEYS]), **HI}).encode()
     assert accept(known, strict, "", SEAL.open).request.model == "echo"
-    with pytest.raises(InvalidRequest) as caught:
-        accept(json.dumps({**HI, "client_metadata": {}}).encode(), strict, "", SEAL.open)
-    assert (caught.value.code, caught.value.param) == ("unknown_parameter", "client_metadata")
-    assert caught.value.message == "Unknown parameter: 'client_metadata'."
+    accept(json.dumps({**HI, **EVERYTHING_KNOWN}).encode(), strict, "", SEAL.open)
+    change: dict[str, Any]
+    for change, path in (
+        ({"client_metadata": {}}, "client_metadata"),
+        ({"tools": [TOOL, {**TOOL, "name": "g", "container": "x"}]}, "tools[1].container"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [{**TOOL, "new": 1}]}]}, "tools[0].tools[0].new"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [], "new": 1}}, "tool_choice.new"),
+        ({"text": {"new": 1}}, "text.new"),
+        ({"text": {"format": {"type": "json_object", "name": "x"}}}, "text.format.name"),
+        ({"reasoning": {"effort": "low", "new": False}}, "reasoning.new"),
+        ({"stream_options": {"include_usage": True}}, "stream_options.include_usage"),
+        ({"conversation": {"id": "conv_1", "new": 1}}, "conversation.new"),
+        ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm"),
+        (item(role="user", content="x", new=1), "input[0].new"),
+        (user(INPUT_TEXT, {**INPUT_TEXT, "new": 1}), "input[0].content[1].new"),
+        (item(type=None, id="msg_1", new=1), "input[0].new"),
+        (item(type="function_call_output", call_id="c", output=[{**INPUT_TEXT, "new": 1}]), "input[0].output[0].new"),
+        ({"x" * 90: 1}, "x" * 80),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            accept(json.dumps({**HI, **change}).encode(), strict, "", SEAL.open)
+        assert (caught.value.code, caught.value.param) == ("unknown_parameter", path)
+        assert caught.value.message == f"Unknown parameter: '{path}'."
+        take(**change) if path not in ("tool_choice.new", "input[0].output[0].new") else None
 
 
 def test_references_are_set_aside() -> None:
@@ -514,6 +594,37 @@ def test_forms_of_a_message(fields: dict[str, Any]) -> None:
 def test_a_text_of_the_assistant_is_output() -> None:
     (message,) = take(**item(role="assistant", content="x", phase="commentary")).items
     assert message == Message("assistant", [OutputText("x")], phase="commentary")
+
+
+def test_a_phase_belongs_to_the_assistant() -> None:
+    for role in ("user", "system", "developer"):
+        (message,) = take(**item(role=role, content="x", phase="commentary")).items
+        assert message == Message(role, [InputText("x")])
+
+
+def test_what_is_quoted_is_kept() -> None:
+    (message,) = take(**quoting(CITATION, {"type": "file_path", "file_id": "f", "index": 0})).items
+    assert isinstance(message, Message)
+    assert isinstance(message.content[0], OutputText)
+    assert msgspec.json.decode(message.content[0].annotations[0]) == CITATION
+
+
+def test_what_items_may_leave_out_is_filled_in() -> None:
+    image = {"type": "input_image", "image_url": PIXEL}
+    given: Any = [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": [image, {**image, "detail": "low"}]},
+        {"type": "custom_tool_call", "call_id": "d", "name": "f", "input": ""},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": [{**image, "detail": None}]},
+        {"role": "assistant", "content": [{**OUTPUT_TEXT, "logprobs": [{"token": "é", "logprob": -0.5}]}]},
+    ]
+    _, first, _, second, message = complete(take(input=given).items, "resp_00" + "0" * 32)
+    assert isinstance(first, FunctionCallOutput)
+    assert isinstance(second, CustomToolCallOutput)
+    assert isinstance(message, Message)
+    assert first.output == [InputImage(PIXEL, detail="auto"), InputImage(PIXEL, detail="low")]
+    assert second.output == [InputImage(PIXEL, detail="auto")]
+    assert message.content == [OutputText("x", logprobs=[Logprob("é", -0.5, [0xC3, 0xA9])])]
 
 
 def test_an_image_without_detail() -> None:

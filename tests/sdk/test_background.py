@@ -157,7 +157,7 @@ async def test_what_has_ended_cannot_be_cancelled(
 ) -> None:
     queued = await client.responses.create(model="echo", input=prompt, background=True, max_output_tokens=16)
     assert (await service.settled(queued.id))["status"] == status
-    with pytest.raises(openai.BadRequestError, match=f"Cannot cancel a {status} response"):
+    with pytest.raises(openai.BadRequestError, match=f"Cannot cancel an? {status} response"):
         await client.responses.cancel(queued.id)
     assert (await client.responses.retrieve(queued.id)).status == status
 

@@ -270,7 +270,7 @@ async def test_later(
 
 @pytest.mark.parametrize("ended", ["completed", "incomplete", "failed"])
 async def test_cancel_of_what_has_ended(ended: str, raw: RawClient, upstream: FakeUpstream) -> None:
-    words = rf"^Cannot cancel a {ended} response\.$"
+    words = rf"^Cannot cancel {'an' if ended == 'incomplete' else 'a'} {ended} response\.$"
     check(await cancel_ended(raw, upstream, ended), 400, BAD, None, "response_id", words)
 
 
