@@ -102,6 +102,11 @@ class Call:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def unanswered(self) -> bool:
+        """We have ended its connection without a word."""
+        return self.outcome == "closed" and not self.sent_bytes
+
+    @property
     def is_stream(self) -> bool:
         return isinstance(self.body, dict) and self.body.get("stream") is True
 

@@ -37,6 +37,11 @@ def stream_of(text: str = TEXT, status: str = "completed") -> list[Json]:
     return number(*opening, *message, {"type": f"response.{kind}", "response": final})
 
 
+@dataclass(frozen=True)
+class Called:
+    unanswered: bool = False
+
+
 @dataclass
 class Case:
     """What one response left behind: exchanges, record, object and log; each test breaks something of it."""
@@ -46,7 +51,7 @@ class Case:
     record: dict[str, str] = field(default_factory=dict)
     log: list[Json] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    calls: list[str] = field(default_factory=lambda: ["the call"])
+    calls: list[Called] = field(default_factory=lambda: [Called()])
     ticks: Any = field(default_factory=lambda: itertools.count(1))
     rules: Rules = field(default_factory=Rules)
     stored: bool = True
@@ -396,6 +401,15 @@ def test_a_broken_promise_is_reported(name: str) -> None:
     assert promise in case.broken()
 
 
+def test_calls_that_got_no_answer_may_be_made_again() -> None:
+    case = Case()
+    case.create()
+    case.calls = [Called()] * 3 + [Called(unanswered=True)] * 3
+    assert not case.broken()
+    case.calls.append(Called())
+    assert "calls" in case.broken()
+
+
 def test_every_promise_has_a_history_that_breaks_it() -> None:
     assert {promise for promise, _ in CASES.values()} == set(PROMISES)
 
@@ -445,7 +459,7 @@ async def test_the_store_is_read_as_it_is(valkey: str, redis: Redis) -> None:
     assert (kept.record, kept.object, kept.output) == (case.record, case.object, case.output)
     assert kept.log == render_sse(case.log, done=False)
     assert (
-        broken(judge([], replace(stored, left=[]), replace(case.rules, calls=lambda name: ["it"] * (name == "r1"))))
+        broken(judge([], replace(stored, left=[]), replace(case.rules, calls=lambda name: [Called()] * (name == "r1"))))
         == set()
     )
     assert await read_store(raw, ["resp_unknown", ID]) == Stored({ID: kept})

@@ -7,7 +7,6 @@ bodies and answers that are not a stream have a cap.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Self
 
@@ -23,6 +22,9 @@ from worker.backends.exchange import Exchange
 from worker.backends.pool import Pool, Unreachable, Untrusted
 from worker.backends.target import encode_head, plan_target
 from worker.translate.dialect import Answer, Ask, Dialect
+
+STALE_S = 2.0
+"""A kept connection that ends later than this after it was used again was not stale: the backend was at work."""
 
 log = structlog.get_logger()
 
@@ -69,8 +71,8 @@ class HttpBackend:
         return ending
 
     async def _exchange(self, call: Call, dialect: Dialect, body: bytes, stream: Answer, flush: Flush) -> None:
-        """Send *body* and feed the answer to *stream*. On a kept connection that ends without a word of an answer the backend
-        has failed in nothing: the body is sent once more, on a new one."""
+        """Send *body* and feed the answer to *stream*. On a kept connection that ends at once, without a word of an answer, the
+        backend has failed in nothing: the body is sent once more, on a new one."""
         row, profile = call.row, call.row.quirks
         headers = {
             **row.headers,
@@ -92,8 +94,13 @@ class HttpBackend:
         if kept is not None:
             # Many servers close a connection just as it is used again (llama.cpp behind each stream). Whether this one has read
             # the request nobody knows; but another try would send it again, too.
-            with contextlib.suppress(Unanswered):
+            asked_at = loop.time()
+            try:
                 await hear(kept)
+            except Unanswered:
+                if loop.time() - asked_at > STALE_S:  # it was at work
+                    raise
+            else:
                 return
         async with asyncio.timeout_at(first_byte_at):
             connection = await self._pool.dial(target.origin, row.connect_timeout_s)

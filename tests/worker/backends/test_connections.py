@@ -27,7 +27,7 @@ from support.asking import text_of
 from support.certificates import self_signed
 from support.garbage import none_left
 from support.loops import on_both_loops
-from worker.backends import connection, exchange
+from worker.backends import connection, exchange, http
 from worker.backends.base import Call, Wait
 from worker.backends.http import HttpBackend
 
@@ -318,6 +318,17 @@ async def test_a_kept_connection_whose_answer_had_begun(what: str) -> None:
     async with serving(peer) as row, HttpBackend() as backend:
         assert await said(backend, row) == "Hello"
         peer.close = True
+        assert await failure(backend, row) == BROKE
+    assert [number for number, _ in peer.requests] == [0, 0]
+
+
+@on_both_loops
+async def test_a_kept_connection_that_ends_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a balancer cuts it after a minute of silence: the backend was at work, and another call is another try."""
+    monkeypatch.setattr(http, "STALE_S", -1.0)
+    peer = Peer(sized(), None, sized())
+    async with serving(peer) as row, HttpBackend() as backend:
+        assert await said(backend, row) == "Hello"
         assert await failure(backend, row) == BROKE
     assert [number for number, _ in peer.requests] == [0, 0]
 
