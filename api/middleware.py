@@ -69,7 +69,7 @@ async def surround(request: web.Request, handler: Handler) -> web.StreamResponse
             # aiohttp keeps it in a cycle with its task: what it holds on to, up to a page of a log, is freed now
             traceback.clear_frames(gone.__traceback__)
             raise
-        _log_served(request, response.status, response.get(ERROR))
+        _log_served(request, response.status, response.get(ERROR) if response.status >= 400 else None)
         return response
 
 
