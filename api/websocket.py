@@ -147,7 +147,7 @@ class Connection:
         try:
             await self._turns.take(create)
         except ConnectionResetError:
-            self._out.cut()
+            return self._out.cut()  # and nothing follows in its lane
         self._start(self._lanes.end(create.stream_id))
         if self._close_code and self._lanes.is_idle:
             self._over.set()
