@@ -121,6 +121,19 @@ async def test_a_client_that_takes_nothing_is_cut(upstream: NamedUpstream) -> No
         assert not front_end.find("request.failed")
 
 
+async def test_nothing_follows_in_the_lanes_of_a_client_that_was_cut(upstream: NamedUpstream) -> None:
+    env = {"RESPOOL_SSE_WRITE_TIMEOUT_S": "1", "RESPOOL_FOREGROUND_HANGUP": "continue"}
+    async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        async with connected(front_end.origin) as ws:
+            await ws.create(f"x {LARGE}")
+            await ws.create("waits")
+            await front_end.logged("socket.closed", timeout_s=20)
+        await front_end.logged("turn.served", status=499)
+        await all_ended(cluster.redis)
+        assert upstream.calls_of("waits") == []
+
+
 async def test_a_client_that_answers_no_ping_is_cut(upstream: NamedUpstream) -> None:
     env = {"RESPOOL_SSE_WRITE_TIMEOUT_S": "0.5"}
     async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
@@ -281,6 +294,7 @@ async def test_pages_of_other_sites_are_kept_out_where_no_key_is_needed(cluster:
     origin = cluster.front_ends[0].origin
     status, error = await refused(origin, {"Origin": "https://elsewhere.example"})
     assert (status, error["code"]) == (403, None)
+    assert (await refused(origin, {"Origin": "http://["}))[0] == 403
     async with connected(origin, headers={"Origin": origin}) as ws:
         assert (await ws.turn("hi", model="echo"))["status"] == "completed"
 
