@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from api.relay import AT_ONCE_BYTES
-from api.texts import Texts, message
+from api.texts import Texts, frame_head, message
 from shared.core.frames import PING
 
+PING_FRAME, PONG_FRAME = 0x9, 0xA
 CLOSE_S = 2.0
 """For what is left to be written, and for the client's answer to a close."""
 
 
 class Outgoing:
-    """A write that makes no progress for *timeout_s* cuts the client."""
+    """A write that makes no progress for *timeout_s* cuts the client, and so does ``watch``."""
 
     def __init__(self, request: web.Request, socket: web.WebSocketResponse, timeout_s: float) -> None:
         self.floor = asyncio.Lock()
@@ -24,15 +25,52 @@ class Outgoing:
         self._request = request
         self._socket = socket
         self._timeout_s = timeout_s
+        self._alive_at = 0.0
+        """When the client has given its latest sign of life."""
+        self._pong = b""
+        """Is owed to the client until it has taken what is in the way."""
 
     async def open(self) -> None:
         """Answer the handshake."""
         self._drained = (await self._socket.prepare(self._request)).drain
+        self._lives()
+        self._request.protocol._data_received_cb = self._heard  # where a part of a message counts, too
+
+    async def watch(self) -> None:
+        """Returns when a client is cut because it has given no sign of life for ``2 * timeout_s``, and then no answer to
+        a ping for *timeout_s*. Signs are what it sends, and a wait for it to take something that has ended."""
+        now = asyncio.get_running_loop().time
+        while True:
+            while (left_s := self._alive_at + 2 * self._timeout_s - now()) > 0:  # noqa: ASYNC110  # no event for each byte
+                await asyncio.sleep(left_s)
+            asked_at = now()
+            self.put([frame_head(0, opcode=PING_FRAME, final=True)])
+            await asyncio.sleep(self._timeout_s)
+            if self._alive_at < asked_at:
+                return self.cut()
+
+    def pong(self, payload: bytes) -> None:
+        """Answer a ping, between two frames; without a wait, so only the latest one when the client takes nothing."""
+        self._pong = frame_head(len(payload), opcode=PONG_FRAME, final=True) + payload
+        if not self._request.protocol.writing_paused:
+            self._send_pong()
+
+    def _send_pong(self) -> None:
+        pong, self._pong = self._pong, b""
+        if pong:
+            self.put([pong])
+
+    def _lives(self) -> None:
+        self._alive_at = asyncio.get_running_loop().time()
+
+    def _heard(self) -> None:
+        if not self._request.protocol.writing_paused:  # or one that only talks would never be cut
+            self._lives()
 
     def has_room(self, size: int) -> bool:
         """Whether so much can be written at once, and nobody else is about to."""
         transport = self._request.transport
-        if self.floor.locked() or transport is None or transport.is_closing():
+        if self.torn or self.floor.locked() or transport is None or transport.is_closing():
             return False
         return transport.get_write_buffer_size() + size < AT_ONCE_BYTES
 
@@ -58,10 +96,13 @@ class Outgoing:
             self.torn = self.torn or left > 0
 
     async def _drain(self) -> None:
+        paused = self._request.protocol.writing_paused
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._drained()
-            return
+            if paused:
+                self._lives()
+            return self._send_pong()
         except TimeoutError:
             self.cut()
         raise ConnectionResetError("the client takes nothing")  # out here, without the tracebacks of the time-out
@@ -71,12 +112,12 @@ class Outgoing:
         async with self.floor:
             await self.write(message(text))
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int) -> None:
         """Close as the protocol has it, if that is possible in ``CLOSE_S``."""
         try:
             async with asyncio.timeout(CLOSE_S):
                 if not self.torn:
-                    await self._socket.close(code=code, message=reason.encode())
+                    await self._socket.close(code=code)
         except (TimeoutError, ConnectionResetError):
             pass
         finally:

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from api.lanes import Lanes
 from api.messages import Create, decode_message, error_event, steer_failed, stream_id_of, type_of
@@ -13,7 +13,7 @@ from api.resources import ADMISSION, KEYRING, SETTINGS, STATE
 from api.turns import Turns, too_old
 from shared.errors import ApiError, InvalidRequest, StoreUnavailable, Unauthorized
 
-GOING_AWAY, ABNORMAL_CLOSURE, POLICY_VIOLATION, SERVICE_RESTART = 1001, 1006, 1008, 1012
+HEARD = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG
 
 log = structlog.get_logger()
 
@@ -45,6 +45,7 @@ class Connection:
         expiry = asyncio.get_running_loop().call_later(self._settings.websocket_max_s, self._expire)
         listening = asyncio.create_task(self._listen())
         over = asyncio.create_task(self._over.wait())
+        watching = asyncio.create_task(self._out.watch())
         try:
             if state.draining:  # since the handshake was looked at
                 self.drain()
@@ -58,25 +59,25 @@ class Connection:
         finally:
             state.sockets.discard(self)
             expiry.cancel()
-            for task in (listening, over, *self._tasks):
+            for task in (listening, over, watching, *self._tasks):
                 task.cancel()
-            code = self._close_code if self._over.is_set() else self._socket.close_code or 0
-            if code in (0, ABNORMAL_CLOSURE):
-                self._out.cut()  # it answers no pings, and may never take what is left
+            code = self._close_code if self._over.is_set() else self._socket.close_code or WSCloseCode.ABNORMAL_CLOSURE
+            if code == WSCloseCode.ABNORMAL_CLOSURE:
+                self._out.cut()  # it may never take what is left
             duration_ms = round((time.monotonic() - started) * 1000)
             log.info("socket.closed", code=code, turns=self._turns.count, duration_ms=duration_ms)
 
     def drain(self) -> None:
-        self._close_when_idle(SERVICE_RESTART)
+        self._close_when_idle(WSCloseCode.SERVICE_RESTART)
 
     def leave(self) -> None:
-        self._close_code = self._close_code or SERVICE_RESTART
+        self._close_code = self._close_code or WSCloseCode.SERVICE_RESTART
         self._over.set()
 
     def _expire(self) -> None:
         """Its time is over: what runs gets as long to end as when the process stops."""
         self._turns.expired = True
-        self._close_when_idle(GOING_AWAY)
+        self._close_when_idle(WSCloseCode.GOING_AWAY)
         asyncio.get_running_loop().call_later(self._settings.drain_s, self._over.set)
 
     def _close_when_idle(self, code: int) -> None:
@@ -103,13 +104,16 @@ class Connection:
                     await self._out.say(error_event(too_old()))
         except (TimeoutError, ConnectionResetError):
             pass
-        await self._out.close(self._close_code, "")
+        await self._out.close(self._close_code)
 
     async def _listen(self) -> None:
         """Until the client has closed, or was closed for what it sent."""
         try:
-            while (message := await self._socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                await self._hear(message.data, is_text=message.type is WSMsgType.TEXT)
+            while (message := await self._socket.receive()).type in HEARD:
+                if message.type is WSMsgType.PING:
+                    self._out.pong(message.data)
+                elif message.type is not WSMsgType.PONG:
+                    await self._hear(message.data, is_text=message.type is WSMsgType.TEXT)
         except ConnectionResetError:
             pass
         except Exception:  # where a message enters: a fault of ours ends this connection only
@@ -135,7 +139,7 @@ class Connection:
         except ApiError as error:
             await self._out.say(error_event(error, stream_id))
             if isinstance(error, Unauthorized):  # its key was revoked meanwhile
-                self._close_when_idle(POLICY_VIOLATION)
+                self._close_when_idle(WSCloseCode.POLICY_VIOLATION)
 
     def _start(self, creates: list[Create]) -> None:
         for create in creates:
@@ -147,7 +151,8 @@ class Connection:
         try:
             await self._turns.take(create)
         except ConnectionResetError:
-            return self._out.cut()  # and nothing follows in its lane
+            self._out.cut()
+            return  # nothing follows in its lane
         self._start(self._lanes.end(create.stream_id))
         if self._close_code and self._lanes.is_idle:
             self._over.set()

@@ -27,7 +27,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
         raise app[ADMISSION].refusal("draining")
     channel = given_channel(request, settings)
     socket = web.WebSocketResponse(
-        timeout=CLOSE_S, heartbeat=2 * settings.sse_write_timeout_s,  # whose half is what a pong may take
+        timeout=CLOSE_S, autoping=False,  # its pongs wait without a limit, and its pings for nothing but what is received
         compress=False,  # events are written as they are, and nothing that comes is to be inflated
         max_msg_size=settings.max_body_bytes + 1, decode_text=False,  # the first size that is refused
     )  # fmt: skip

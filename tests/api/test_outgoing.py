@@ -30,7 +30,7 @@ async def client_of(script: Script) -> AsyncIterator[aiohttp.ClientWebSocketResp
         out = Outgoing(request, socket, 5.0)
         await out.open()
         await script(out)
-        await out.close(1012, "")
+        await out.close(1012)
         return socket
 
     app = web.Application()

@@ -1,6 +1,7 @@
 """WebSockets whose client, worker, front end or Redis goes away, or takes nothing; and how a connection ends."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from support.faults import (
     until,
     words,
 )
-from support.sockets import Socket, connected, refused
+from support.sockets import Socket, by_hand, connected, refused, text_frame
 
 RawMaker = Callable[[str], RawClient]
 SHORT_DRAIN = {"RESPOOL_DRAIN_S": "1", "RESPOOL_DRAIN_NOTICE_S": "0.1"}
@@ -145,6 +146,63 @@ async def test_a_client_that_answers_no_ping_is_cut(upstream: NamedUpstream) -> 
             await alive.create("x")
             assert (await reading)["type"] == "response.created"
             assert (await alive.rest())[-1]["type"] == "response.completed"
+
+
+async def test_a_slow_client_that_makes_progress_is_not_cut(upstream: NamedUpstream) -> None:
+    """Its answer takes longer than a dead one is waited for, and pings are behind what it has not read yet."""
+    env = {"RESPOOL_SSE_WRITE_TIMEOUT_S": "1"}
+    async with (
+        running(env=env, config=chat_model(upstream.base_url)) as cluster,
+        by_hand(cluster.front_ends[0].origin) as (reader, writer),
+    ):
+        writer.write(text_frame({"type": "response.create", "model": "tiny", "input": "x words=220 size=20000"}))
+        watch, tail = Watch(), b""
+        while b'"type":"response.completed"' not in tail:
+            piece = await reader.read(64 << 10)
+            assert piece, f"cut after {watch.seconds} s"
+            tail = tail[-100:] + piece
+            await asyncio.sleep(0.015)  # that is how slow it is
+        assert watch.seconds > 3.5
+
+
+async def test_a_message_that_takes_long_to_send_is_a_sign_of_life(upstream: NamedUpstream) -> None:
+    env = {"RESPOOL_SSE_WRITE_TIMEOUT_S": "0.4"}
+    async with (
+        running(env=env, config=chat_model(upstream.base_url)) as cluster,
+        by_hand(cluster.front_ends[0].origin) as (reader, writer),
+    ):
+        message = text_frame({"type": "response.create", "model": "tiny", "input": "x"})
+        for at in range(0, len(message), 2):
+            writer.write(message[at : at + 2])
+            await asyncio.sleep(0.06)  # that is how slow it is
+        async with asyncio.timeout(10):
+            await reader.readuntil(b'"type":"response.completed"')
+
+
+async def test_a_client_that_only_pings_is_cut(upstream: NamedUpstream) -> None:
+    env = {"RESPOOL_SSE_WRITE_TIMEOUT_S": "0.5"}
+    async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+
+        async def ping(ws: Socket) -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await ws.connection.ping(b"x" * 125)
+
+        async with connected(front_end.origin) as ws:
+            pinging = asyncio.create_task(ping(ws))
+            await front_end.logged("socket.closed")
+            await pinging
+        assert not front_end.find("request.failed")
+
+
+async def test_a_ping_is_answered(cluster: Cluster) -> None:
+    async with by_hand(cluster.front_ends[0].origin) as (reader, writer):
+        writer.write(
+            b"\x8a\x80" + bytes(4) + b"\x89\x82" + bytes(4) + b"hi"
+        )  # a pong, of which nothing comes, and a ping
+        async with asyncio.timeout(10):
+            assert await reader.readexactly(4) == b"\x8a\x02hi"
 
 
 # the other processes

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -12,6 +14,12 @@ from support.contract import TERMINAL_EVENTS, StreamChecker
 from support.schemas import Json, open_responses
 
 WAIT_S = 20.0
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 
 class Socket:
@@ -98,10 +106,33 @@ async def connected(origin: str, *, key: str = "", headers: Mapping[str, str] | 
         yield Socket(connection)
 
 
+@asynccontextmanager
+async def by_hand(origin: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection whose client does nothing by itself, and has little room for what comes."""
+    address = urlsplit(origin)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+    reader, writer = await asyncio.open_connection(sock=connection)
+    handshake = "".join(f"{name}: {value}\r\n" for name, value in {"Host": address.netloc, **HANDSHAKE}.items())
+    writer.write(f"GET /v1/responses HTTP/1.1\r\n{handshake}\r\n".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def text_frame(message: Json) -> bytes:
+    """A message as a client sends it, behind a mask that changes nothing."""
+    text = json.dumps(message).encode()
+    return b"\x81\xff" + len(text).to_bytes(8, "big") + bytes(4) + text
+
+
 async def refused(origin: str, headers: Mapping[str, str]) -> tuple[int, Json]:
     """The status and the error of a handshake that must not succeed."""
-    known = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    sent = {**known, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **headers}
+    sent = {**HANDSHAKE, **headers}
     async with (
         asyncio.timeout(WAIT_S),
         aiohttp.ClientSession() as session,
