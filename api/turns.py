@@ -23,7 +23,7 @@ from api.texts import Texts
 from api.validate import accept
 from api.waiting import submitted
 from shared.core.compaction import Open
-from shared.errors import ApiError, InvalidRequest, Leaving, ServerError, StoreUnavailable
+from shared.errors import ApiError, InvalidRequest, Leaving, ServerError, StoreUnavailable, Unauthorized
 from shared.hub import Reader
 from shared.logs import bound
 from shared.store.rows import NewResponse
@@ -48,10 +48,11 @@ def too_old() -> InvalidRequest:
 
 
 class Turns:
-    """Those of one connection. ``expired``: it takes nothing new; ``leaving``: its end is ours, and no hang-up."""
+    """Those of one connection. ``expired``, ``revoked`` (its key): it starts nothing new; ``leaving``: its end is ours,
+    and no hang-up."""
 
     def __init__(self, app: web.Application, caller: Caller, channel: str, open_sealed: Open, out: Outgoing) -> None:
-        self.expired = self.leaving = False
+        self.expired = self.revoked = self.leaving = False
         self.count = 0
         self._app = app
         self._caller = caller
@@ -97,6 +98,8 @@ class Turns:
         app, settings, tenant = self._app, self._app[SETTINGS], self._caller.tenant
         if self.expired:
             raise too_old()
+        if self.revoked:
+            raise Unauthorized("The API key of this connection has been revoked.")
         if app[STATE].draining:
             raise app[ADMISSION].refusal("draining")
         speaks = generates(create.fields)

@@ -139,6 +139,7 @@ class Connection:
         except ApiError as error:
             await self._out.say(error_event(error, stream_id))
             if isinstance(error, Unauthorized):  # its key was revoked meanwhile
+                self._turns.revoked = True
                 self._close_when_idle(WSCloseCode.POLICY_VIOLATION)
 
     def _start(self, creates: list[Create]) -> None:

@@ -31,7 +31,7 @@ EVENTS: Mapping[str, str] = {
     "request.malformed": "What came was no HTTP request: the client got a 400, and nothing of it is repeated here.",
     "request.failed": "A bug ended a request: the client got a 500, the traceback is here.",
     "socket.opened": "A client has opened a WebSocket.",
-    "socket.closed": "A WebSocket has ended: the line says with which close code (0: without one), after how long, and how many turns it had.",
+    "socket.closed": "A WebSocket has ended: the line says with which close code (1006: without one), after how long, and how many turns it had.",
     "turn.served": "One response over a WebSocket was relayed to its end, or refused: the summary line.",
     "parameter.dropped": "A parameter does not reach its backend, as the profile says; told once for each backend and parameter.",
     "response.refused": "A front end took no new work: the line says why.",

@@ -376,3 +376,27 @@ async def test_a_key_that_is_revoked_meanwhile(cluster: Cluster) -> None:
         assert await ws.closed() == 1008
     status, error = await refused(front_end.origin, {"Authorization": f"Bearer {key}"})
     assert (status, error["code"]) == (401, "invalid_api_key")
+
+
+async def test_what_waits_does_not_start_once_a_key_is_known_to_be_revoked(
+    cluster: Cluster, upstream: NamedUpstream
+) -> None:
+    gate = asyncio.Event()
+    upstream.plan("x", [*words("one "), *then(gate, "two")])
+    environ = {"REDIS_URL": cluster.redis_url}
+    (key, _), _ = await keys.create(environ, "short", "default"), await keys.create(environ, "long", "default")
+    async with connected(cluster.front_ends[0].origin, key=key) as ws:
+        await shown(ws, "x", stream_id="x")
+        await ws.create("waits", stream_id="x")
+        assert not await keys.revoke(environ, "short")
+
+        async def is_refused() -> bool:
+            return (await ws.turn("hi", model="echo", stream_id="y")).get("type") == "error"
+
+        await until(is_refused)
+        gate.set()
+        assert (await ws.rest("x"))[-1]["type"] == "response.completed"
+        event = await ws.next()
+        assert (event["stream_id"], event["status"]) == ("x", 401)
+        assert await ws.closed() == 1008
+    assert upstream.calls_of("waits") == []
