@@ -85,6 +85,11 @@ class Turns:
             status, event = refusal.status, error_event(refusal, lane)
         except ConnectionResetError:
             raise
+        except asyncio.CancelledError:  # by us: it has not begun, and never will
+            if not self.leaving:
+                raise
+            refusal = too_old() if self.expired else self._app[ADMISSION].refusal("draining")
+            status, event = refusal.status, error_event(refusal, lane)
         except Exception:  # where a turn enters: a fault of ours becomes a 500 without details
             log.exception("request.failed", path="response.create")
             message = "The server had an error while processing your request."
@@ -117,8 +122,14 @@ class Turns:
         new = prepare(accepted, context, self._caller, settings)
         told = () if new.store else _told(context, new)
         del accepted, context, remembered
-        async with submitted(app, new) as (reader, _):
-            await self._relay(create, new, told, reader)
+        waiting = submitted(app, new)
+        try:
+            async with waiting as (reader, _):
+                await self._relay(create, new, told, reader)
+        except asyncio.CancelledError:  # before it was known whether it is in its queue
+            if self.leaving and waiting.stays():
+                raise Leaving(new.id, stored=new.store) from None
+            raise
 
     async def _relay(self, create: Create, new: NewResponse, told: Sequence[bytes], reader: Reader) -> None:
         app = self._app

@@ -176,7 +176,7 @@ class submitted:  # used like a function
             return reader, await submit(new, app[RESPONSES], app[SETTINGS], app[ADMISSION])
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
-                spawn(app, submit_again(app, new, stays=self._stays()))
+                spawn(app, submit_again(app, new, stays=self.stays()))
             elif isinstance(error, StoreUnavailable) and new.idempotency == NO_KEY:
                 spawn(app, withdraw(app, new))  # nobody knows whether it was accepted, and the client gets a 503
             self._leave()
@@ -184,11 +184,11 @@ class submitted:  # used like a function
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         gone = isinstance(error, asyncio.CancelledError | ConnectionResetError) and not isinstance(error, Severed)
-        if (gone and not self._stays()) or (isinstance(error, Leaving | StoreUnavailable) and self._lost()):
+        if (gone and not self.stays()) or (isinstance(error, Leaving | StoreUnavailable) and self._lost()):
             spawn(self._app, withdraw(self._app, self._new))
         self._leave()
 
-    def _stays(self) -> bool:
+    def stays(self) -> bool:
         """Whether it goes on without its client. Who has sent a key can come back; whom we leave can poll what is stored."""
         return self._is_wanted() or (self._app[STATE].draining and self._new.store)
 

@@ -345,6 +345,41 @@ async def test_a_turn_may_not_last_much_longer_than_its_connection(upstream: Nam
         await upstream.given_up("x")
 
 
+@pytest.mark.parametrize("stops", [True, False])
+async def test_turns_that_cannot_begin_are_answered_when_their_connection_is_closed(
+    upstream: NamedUpstream, stops: bool
+) -> None:
+    """Redis says nothing. A stored one may have been accepted: it goes on when the process stops, and is cancelled else."""
+    env = {**SHORT_DRAIN, "RESPOOL_WEBSOCKET_MAX_S": "600" if stops else "1"}
+    async with running(env=env, config=chat_model(upstream.base_url)) as cluster:
+        (front_end,) = cluster.front_ends
+        async with connected(front_end.origin) as ws:
+            cluster.valkey.send(signal.SIGSTOP)
+            for name in ("stored", "unstored"):
+                await ws.create(name, stream_id=name, store=name == "stored")
+                await ws.create("waits", stream_id=name)
+            told: dict[str, list[str]] = {"stored": [], "unstored": []}
+            if stops:
+                await ws.send({"type": "response.steer"})  # its answer says that all before it was heard
+                await ws.until("response.steer.failed")
+                front_end.send(signal.SIGTERM)
+            for _ in range(4):
+                event = await ws.next()
+                told[event["stream_id"]].append(event["error"]["message"])
+            if stops:
+                assert "poll GET /v1/responses/resp_" in told["stored"][0]
+                assert all("another one will answer" in each for each in (told["stored"][1], *told["unstored"]))
+                assert await ws.closed() == 1012
+            else:
+                assert all("time limit" in each for each in (*told["stored"], *told["unstored"]))
+                assert (await ws.next())["error"]["code"] == "websocket_connection_limit_reached"
+                assert await ws.closed() == 1001
+            cluster.valkey.send(signal.SIGCONT)
+        await all_ended(cluster.redis)
+        assert upstream.calls_of("waits") == []
+        assert not front_end.find("request.failed")
+
+
 # who may open one
 
 
