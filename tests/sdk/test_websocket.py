@@ -134,6 +134,14 @@ async def test_websocket_failed_continuation_evicts_cache(
     assert len(upstream.calls) == 1
 
 
+async def test_a_message_without_a_turn_takes_nothing_from_its_parent(ws: Socket, upstream: FakeUpstream) -> None:
+    queue(upstream, "One.", "Two.")
+    parent = {"previous_response_id": (await ws.turn("hi", store=False))["id"]}
+    await ws.create("x", stream_id="a b", **parent)
+    assert (await ws.next())["error"]["code"] == "invalid_stream_id"
+    assert (await ws.turn("more", **parent))["status"] == "completed"
+
+
 async def test_websocket_compact_new_chain(
     official: AsyncResponsesConnection, raw: RawClient, upstream: FakeUpstream
 ) -> None:
