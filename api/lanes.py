@@ -39,12 +39,12 @@ class Lanes:
     def offer(self, create: Create) -> list[Create]:
         """What is to start now. Raises ``RateLimited`` when too much waits; then *create* is not kept."""
         if self._waiting:
-            too_large = self._waiting_bytes + create.size_bytes > self._max_waiting_bytes
+            too_large = self._waiting_bytes + len(create.text) > self._max_waiting_bytes
             if len(self._waiting) >= MAX_WAITING or too_large:
                 message = "Too much waits on this connection. Please retry when some of its responses have ended."
                 raise RateLimited(message, retry_after_s=RETRY_AFTER_S)
         self._waiting.append(create)
-        self._waiting_bytes += create.size_bytes
+        self._waiting_bytes += len(create.text)
         return self._started()
 
     def end(self, stream_id: str) -> list[Create]:
@@ -60,6 +60,6 @@ class Lanes:
             if create.stream_id not in self._running:
                 self._running.add(create.stream_id)
                 self._waiting.remove(create)
-                self._waiting_bytes -= create.size_bytes
+                self._waiting_bytes -= len(create.text)
                 started.append(create)
         return started

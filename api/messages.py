@@ -5,7 +5,7 @@ A message is one JSON object in one text frame; its ``type`` says what it is.
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,12 +25,14 @@ _decode_flag = msgspec.json.Decoder(bool | None).decode
 _EMPTY = msgspec.Raw(b'""')
 
 
-class Create(NamedTuple):
-    """A ``response.create`` as it came: it is decoded when its turn has come. The default lane has no ``stream_id``."""
+class Create(msgspec.Struct):
+    """A ``response.create``. The default lane has no ``stream_id``."""
 
     stream_id: str
-    fields: Fields
-    size_bytes: int
+    parent: str
+    """The ``previous_response_id``, if there is one."""
+    text: bytes
+    """As it came, for decoded it is many times as large: it is decoded when its turn has come, and then let go."""
 
 
 class ErrorTold(msgspec.Struct, omit_defaults=True):

@@ -14,7 +14,7 @@ from aiohttp import web
 from api.context import Context, read_context
 from api.creation import Caller, note_dropped, prepare
 from api.memory import MEMORY_BYTES, Memory
-from api.messages import Create, body_of, error_event, generates, parent_of
+from api.messages import Create, body_of, decode_message, error_event, generates
 from api.outgoing import Lane, Outgoing
 from api.relay import Follower, Gone
 from api.resources import ADMISSION, CONVERSATIONS, EXAMINER, HUB, RESPONSES, SETTINGS, STATE, spawn
@@ -95,7 +95,7 @@ class Turns:
             message = "The server had an error while processing your request."
             fault = ServerError(f"{message} Its id is {self._caller.request_id}.")
             status, event = fault.status, error_event(fault, lane)
-        self._memory.evict(parent_of(create.fields))
+        self._memory.evict(create.parent)
         await self._out.say(event)
         return status
 
@@ -107,8 +107,9 @@ class Turns:
             raise Unauthorized("The API key of this connection has been revoked.")
         if app[STATE].draining:
             raise app[ADMISSION].refusal("draining")
-        speaks = generates(create.fields)
-        body = body_of(create.fields)
+        fields = decode_message(create.text)
+        speaks = generates(fields)
+        body = body_of(fields)
         accepted = accept(body, settings, self._channel, self._open_sealed, needs_input=speaks)
         await check_schemas(accepted.schemas, app[EXAMINER])
         request = accepted.request
@@ -120,8 +121,9 @@ class Turns:
             accepted, tenant, app[RESPONSES], app[CONVERSATIONS], settings, remembered=remembered
         )
         new = prepare(accepted, context, self._caller, settings)
-        told = () if new.store else _told(context, new)
-        del accepted, context, remembered
+        told = [] if new.store else _told(context, new)
+        create.text = b""
+        del fields, body, request, accepted, context, remembered
         waiting = submitted(app, new)
         try:
             async with waiting as (reader, _):
@@ -133,7 +135,7 @@ class Turns:
 
     async def _relay(self, create: Create, new: NewResponse, told: Sequence[bytes], reader: Reader) -> None:
         app = self._app
-        texts = Texts(create.stream_id, keep_bytes=0 if new.store else MEMORY_BYTES)
+        texts = Texts(create.stream_id, keep_bytes=MEMORY_BYTES if told else 0)
         lane = Lane(self._out, texts)
         follower = Follower(
             app[RESPONSES], app[HUB], new.id, new.tenant, new.opening_count - 1, app[SETTINGS].sse_ping_s
@@ -162,7 +164,7 @@ class Turns:
         """What the next turn may continue, before the client knows that it can."""
         lane = create.stream_id
         if texts.ended == "failed":
-            self._memory.evict(parent_of(create.fields))
+            self._memory.evict(create.parent)
         elif texts.last:
             self._memory.keep(lane, new.id, [*told, bytes(_decode_last(texts.last).response.output)])
         else:  # it is in the store, or too large
@@ -170,5 +172,7 @@ class Turns:
 
 
 def _told(context: Context, new: NewResponse) -> list[bytes]:
-    """All items behind an unstored response, as JSON arrays. ``new.items`` has a context that is not stored already."""
-    return [_encode(context.items), new.items] if context.stored and context.items else [new.items]
+    """All items behind an unstored response, as JSON arrays; none when they are too large to be remembered. ``new.items``
+    has a context that is not stored already."""
+    told = [_encode(context.items), new.items] if context.stored and context.items else [new.items]
+    return told if sum(map(len, told)) <= MEMORY_BYTES else []

@@ -7,7 +7,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from api.lanes import Lanes
-from api.messages import Create, decode_message, error_event, steer_failed, stream_id_of, type_of
+from api.messages import Create, decode_message, error_event, parent_of, steer_failed, stream_id_of, type_of
 from api.outgoing import CLOSE_S, Outgoing
 from api.resources import ADMISSION, KEYRING, SETTINGS, STATE
 from api.turns import Turns, too_old
@@ -132,7 +132,7 @@ class Connection:
                 return await self._out.say(steer_failed(fields, stream_id))
             self._lanes.name(stream_id)
             await self._app[KEYRING].holder(self._request.headers.get("Authorization"))
-            self._start(self._lanes.offer(Create(stream_id, fields, len(data))))
+            self._start(self._lanes.offer(Create(stream_id, parent_of(fields), data)))
         except StoreUnavailable as away:
             log.warning("redis.unavailable", error=str(away))
             await self._out.say(error_event(self._app[ADMISSION].refusal("store"), stream_id))

@@ -12,7 +12,7 @@ from shared.errors import InvalidRequest, RateLimited
 
 
 def create(stream_id: str = "", size_bytes: int = 1) -> Create:
-    return Create(stream_id, {}, size_bytes)
+    return Create(stream_id, "", bytes(size_bytes))
 
 
 def test_a_lane_is_first_come_first_served() -> None:
@@ -106,7 +106,7 @@ def test_every_lane_keeps_its_order_and_nothing_is_lost(steps: list[str | None])
     while running:
         note(lanes.end(running.pop(0).stream_id))
     assert lanes.is_idle
-    assert sorted(started, key=lambda each: each.size_bytes) == offered
+    assert sorted(started, key=lambda each: len(each.text)) == offered
     for lane in {each.stream_id for each in started}:
-        numbers = [each.size_bytes for each in started if each.stream_id == lane]
+        numbers = [len(each.text) for each in started if each.stream_id == lane]
         assert numbers == sorted(numbers)
