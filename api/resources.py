@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from shared.seal import Sealer
 from shared.settings import Settings
 from shared.store.checks import require_fit
 from shared.store.conversations import Conversations
-from shared.store.processes import stem
+from shared.store.processes import own_name
 from shared.store.ratios import Ratios
 from shared.store.redis import Store, connect
 from shared.store.responses import Responses
@@ -99,7 +98,7 @@ async def open_store(app: web.Application) -> AsyncIterator[None]:
     """Redis, the inbox, and the sign of life."""
     settings = app[SETTINGS]
     url = settings.redis_url or ""
-    name = f"{stem('f', os.getpid())}-{secrets.token_hex(4)}"
+    name = own_name("f")
     client = connect(url)
     await require_fit(client)
     store = Store(client)

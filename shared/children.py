@@ -7,12 +7,15 @@ kills them when the parent dies.
 import asyncio
 import ctypes
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
+
+from shared.store.processes import MARK
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 STEADY_S = 10.0  # a child that lived this long starts again at the first pause
@@ -50,6 +53,8 @@ class Child:
         inherited: Sequence[int] = (),
     ) -> None:
         self.name, self.runs = name, 0
+        self.mark = ""
+        """Another one for each start, which the process is told: none but that one has it."""
         self._command, self._environ, self._on_exit, self._inherited = command, environ, on_exit, inherited
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -85,9 +90,10 @@ class Child:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _start(self) -> asyncio.subprocess.Process:
+        self.mark = secrets.token_hex(8)
         process = await asyncio.create_subprocess_exec(
             *self._command,
-            env=self._environ,
+            env={**self._environ, MARK: self.mark},
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=self._inherited,

@@ -3,7 +3,7 @@
     first sign of life -> signs -> none in one look after the other, for as long as the limit -> SIGKILL
 
 Frozen or blocked for good, it would hold its clients' connections, and the only worker its responses, for ever. Only what
-is certain counts: a look begins the count anew when Redis did not answer at once over a new connection, or refused to be
+is certain counts: each is known by the mark that its name has from us, and by nothing that others may share; a look begins the count anew when Redis did not answer at once over a new connection, or refused to be
 written to, as then nobody can sign. Looks are counted, not seconds, so a machine that was suspended kills nobody.
 """
 
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from shared.children import Child
 from shared.errors import StoreUnavailable
-from shared.store.processes import heartbeat_key, living, stem
+from shared.store.processes import heartbeat_key, living, mark_of
 from shared.store.redis import HEARTBEAT_S, LOST
 
 LOOK_S = 1.0
@@ -37,10 +37,10 @@ class Watchdog:
     def __init__(self, url: str, children: Sequence[Child], limit_s: float = LIMIT_S) -> None:
         self._url, self._children = url, children
         self._limit = math.ceil(limit_s / LOOK_S)
-        self._keys: dict[int, str] = {}
-        """By process id: where its sign of life is. It is not there before the first one: a start takes its time."""
-        self._missed: Counter[int] = Counter()
-        """By process id: in how many looks, one after the other, there was none."""
+        self._keys: dict[str, str] = {}
+        """By mark: where its sign of life is. It is not there before the first one: a start takes its time."""
+        self._missed: Counter[str] = Counter()
+        """By mark: in how many looks, one after the other, there was none."""
 
     async def watch(self) -> None:
         """For ever."""
@@ -50,7 +50,7 @@ class Watchdog:
 
     async def look(self) -> list[Child]:
         """Kill whoever has now been silent for too long, once; who that is."""
-        running = {child.pid: child for child in self._children if child.pid is not None}
+        running = {child.mark: child for child in self._children if child.pid is not None}
         try:
             async with asyncio.timeout(ANSWER_S), Redis.from_url(self._url) as client:
                 signs = await self._signs(client, running)
@@ -61,23 +61,22 @@ class Watchdog:
             log.exception("watchdog.failed")
             self._missed.clear()
             return []
-        self._missed = Counter({pid: self._missed[pid] + 1 for pid, signed in signs.items() if not signed})
-        frozen = {pid: running[pid] for pid, count in self._missed.items() if count == self._limit}
-        for pid, child in frozen.items():
-            log.error("child.frozen", child=child.name, pid=pid, silent_s=round(HEARTBEAT_S + self._limit * LOOK_S))
-            if child.pid == pid:  # it may have ended meanwhile
+        self._missed = Counter({mark: self._missed[mark] + 1 for mark, signed in signs.items() if not signed})
+        frozen = {mark: running[mark] for mark, count in self._missed.items() if count == self._limit}
+        for mark, child in frozen.items():
+            if child.mark == mark and child.pid is not None:  # it may have ended meanwhile
+                silent_s = round(HEARTBEAT_S + self._limit * LOOK_S)
+                log.error("child.frozen", child=child.name, pid=child.pid, silent_s=silent_s)
                 child.kill()
         return list(frozen.values())
 
-    async def _signs(self, client: Redis, running: Mapping[int, Child]) -> dict[int, bool]:
+    async def _signs(self, client: Redis, running: Mapping[str, Child]) -> dict[str, bool]:
         """Whether each that has ever signed does so now."""
         await client.set(OWN_SIGN, 1, ex=HEARTBEAT_S)
-        self._keys = {pid: key for pid, key in self._keys.items() if pid in running}
+        self._keys = {mark: key for mark, key in self._keys.items() if mark in running}
         if self._keys.keys() != running.keys():
-            found = {name.rpartition("-")[0]: name for name, fields in (await living(client)).items() if fields}
-            for pid in running.keys() - self._keys.keys():
-                if name := found.get(stem("w", pid)) or found.get(stem("f", pid)):
-                    self._keys[pid] = heartbeat_key(name)
+            signed = [name for name, fields in (await living(client)).items() if fields]
+            self._keys |= {mark_of(name): heartbeat_key(name) for name in signed if mark_of(name) in running}
         async with client.pipeline(transaction=False) as pipe:
             for key in self._keys.values():
                 pipe.exists(key)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import sys
 from contextlib import AsyncExitStack
 
@@ -20,7 +19,7 @@ from shared.program import program
 from shared.seal import Sealer
 from shared.settings import Settings
 from shared.store.checks import require_fit
-from shared.store.processes import stem
+from shared.store.processes import own_name
 from shared.store.ratios import Ratios
 from shared.store.redis import SOCKET_TIMEOUT_S, Store, connect
 from shared.store.responses import Responses
@@ -69,7 +68,7 @@ def main() -> int:
 
 async def serve(settings: Settings, redis_url: str) -> None:
     """Run until a signal."""
-    name = f"{stem('w', os.getpid())}-{secrets.token_hex(4)}"
+    name = own_name("w")
     async with AsyncExitStack() as stack:
         client = connect(redis_url)
         stack.push_async_callback(client.aclose)

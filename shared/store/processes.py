@@ -1,5 +1,7 @@
 """The processes that live now. Their list is that of the inboxes that somebody reads: it needs no key, and no clean-up."""
 
+import os
+import secrets
 import socket
 
 from redis.asyncio import Redis
@@ -11,11 +13,18 @@ from shared.store.redis import LOST, inbox_channel
 Heartbeats = dict[str, dict[str, bytes]]
 HEARTBEATS = {"w-": "rs:w:", "f-": "rs:f:"}
 """What the names of workers and front ends begin with, and where their heartbeats are."""
+MARK = "RESPOOL_PROCESS_MARK"
+"""The variable by which a parent tells a process with what its name is to end, so that the parent knows it by that."""
 
 
-def stem(letter: str, pid: int) -> str:
-    """A process's name is this, a dash, and what tells it from earlier ones with the same number. *letter*: ``w`` or ``f``."""
-    return f"{letter}-{socket.gethostname()[:24]}-{pid}"
+def own_name(letter: str) -> str:
+    """What this process is called among all others. *letter*: ``w`` or ``f``. Host and number are for people: what tells it from
+    others is the mark at the end, since the processes of two containers, say, may well have the rest in common."""
+    return f"{letter}-{socket.gethostname()[:24]}-{os.getpid()}-{os.environ.get(MARK) or secrets.token_hex(8)}"
+
+
+def mark_of(process: str) -> str:
+    return process.rpartition("-")[2]
 
 
 def heartbeat_key(process: str) -> str:

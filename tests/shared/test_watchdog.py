@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.children import Child
-from shared.store.processes import heartbeat_key, living, stem
+from shared.store.processes import HEARTBEATS, heartbeat_key, living, mark_of
+from shared.store.redis import inbox_channel
 from shared.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ class Kept:
         async with asyncio.timeout(WAIT_S):
             while True:
                 for name, fields in (await living(redis)).items():
-                    if fields and name.startswith(f"{stem('w', self.child.pid or 0)}-"):
+                    if fields and mark_of(name) == self.child.mark:
                         return heartbeat_key(name)
                 await asyncio.sleep(0.02)  # between two looks
 
@@ -145,3 +146,33 @@ async def test_while_nobody_can_sign_nobody_is_silent(valkey: str, plain: Redis,
         assert await looks(watchdog, LIMIT - 1) == []
         assert await watchdog.look() == [worker.child]
         assert await killed(worker) == -signal.SIGKILL
+
+
+async def test_a_stranger_of_the_same_host_name_and_number_is_not_taken_for_a_child(valkey: str, plain: Redis) -> None:
+    """Two containers may have both in common: whose name sorts where, and when the stranger goes, must not matter."""
+    async with kept(valkey, WORKER) as (worker,), plain.pubsub() as strangers:
+        key = await worker.signed(plain)
+        before, _, _ = key.removeprefix(HEARTBEATS["w-"]).rpartition("-")
+        names = [f"{before}-{digit * 16}" for digit in "0f"]
+        for name in names:
+            await strangers.subscribe(inbox_channel(name))
+            await strangers.get_message(timeout=WAIT_S)  # it listens
+            await plain.hset(heartbeat_key(name), "held", "0")
+        watchdog = Watchdog(valkey, [worker.child], LIMIT)
+        assert await looks(watchdog, LIMIT) == []
+        await strangers.unsubscribe()
+        await plain.delete(*map(heartbeat_key, names))
+        assert await looks(watchdog, 2 * LIMIT) == []
+        assert worker.child.runs == 1
+        await freeze(worker, plain)
+        assert await looks(watchdog, LIMIT) == [worker.child]
+
+
+async def test_a_child_is_known_by_its_mark_which_each_start_has_anew(valkey: str, plain: Redis) -> None:
+    async with kept(valkey, WORKER) as (worker,):
+        first = await worker.signed(plain)
+        assert mark_of(first) == worker.child.mark
+        worker.child.kill()
+        await killed(worker)
+        again = await worker.signed(plain)
+        assert mark_of(again) == worker.child.mark != mark_of(first)
