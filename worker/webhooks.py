@@ -8,6 +8,7 @@ noted (by the script that settles) --> due --take--> leased --acknowledged--> go
 import asyncio
 import functools
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -47,8 +48,10 @@ class Courier:
         self._hooks = {hook.name: hook for hook in hooks}
         self._rules = {hook.name: rule_of(hook.tenant, hook.events) for hook in hooks}
         self._going: dict[str, set[asyncio.Task[None]]] = {hook.name: set() for hook in hooks}
+        self._full: set[str] = set()
+        """Endpoints that had no room left behind the last look, so that more may be due for them."""
         self._freed = asyncio.Event()
-        """There is room again for an endpoint that had none."""
+        """There is room again for one of those."""
         self._looks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -86,16 +89,19 @@ class Courier:
             Wish(name, self._rules[name], lease_of(hook), AT_ONCE - len(self._going[name]))
             for name, hook in self._hooks.items()
         ]
-        for delivery in await self._deliveries.take(wishes):
+        taken = await self._deliveries.take(wishes)
+        counts = Counter(delivery.endpoint for delivery in taken)
+        self._full = {wish.endpoint for wish in wishes if counts[wish.endpoint] >= wish.room}
+        for delivery in taken:
             going = self._going[delivery.endpoint]
             task = asyncio.create_task(self._deliver(delivery), name=delivery.event_id)
             going.add(task)
-            task.add_done_callback(functools.partial(self._ended, going))
+            task.add_done_callback(functools.partial(self._ended, delivery.endpoint))
 
-    def _ended(self, going: "set[asyncio.Task[None]]", task: "asyncio.Task[None]") -> None:
-        if len(going) == AT_ONCE:
+    def _ended(self, endpoint: str, task: "asyncio.Task[None]") -> None:
+        self._going[endpoint].discard(task)
+        if endpoint in self._full:
             self._freed.set()
-        going.discard(task)
 
     async def _deliver(self, delivery: Delivery) -> None:
         hook = self._hooks[delivery.endpoint]

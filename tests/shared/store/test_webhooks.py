@@ -200,3 +200,15 @@ async def test_the_doctor_sees_what_waits(responses: Responses, redis: Redis, de
     await deliveries.done(taken, again_s=200)
     await lease_over(redis, 3)
     assert list((await survey(responses._store, PARTITION)).webhooks) == [Backlog("ci", 3, 1, 1)]
+
+
+async def test_what_is_gone_takes_nobodys_place_within_a_bound(
+    responses: Responses, redis: Redis, deliveries: Deliveries
+) -> None:
+    await take(deliveries)
+    await over(responses, 1)
+    await redis.zadd(due(), {f"resp_gone{number}": number for number in range(1, 2501)})
+    assert [await take(deliveries, room=1) for _ in range(2)] == [[], []]
+    assert await redis.zcard(due()) == 501
+    assert [each.response_id for each in await take(deliveries, room=1)] == [rid(1)]
+    assert await redis.zcard(due()) == 1
