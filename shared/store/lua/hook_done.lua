@@ -11,8 +11,10 @@ if ARGV[4] == '' then
 end
 local v = redis.call('HMGET', r, tries, 'ended', 'keep_s')
 if v[1] ~= ARGV[3] then return 'lost' end
-local at = now() + ARGV[4]
-if at > v[2] + math.min(tonumber(v[3]), HOOK_S) * 1000 then
+local t = now()
+local at, limit = t + ARGV[4], v[2] + math.min(tonumber(v[3]), HOOK_S) * 1000
+if at > limit then at = limit - LAST_MS end  -- waits are long at the end: one more try as late as it makes sense
+if at <= t then
   redis.call('ZREM', due, id)
   redis.call('HDEL', r, tries)
   return 'over'

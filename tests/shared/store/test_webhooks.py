@@ -138,7 +138,13 @@ async def test_given_up_after_72_hours_or_with_its_response(
     assert await deliveries.done(taken, again_s=most_s - 60) == "again"
     await lease_over(redis, 1)
     (taken,) = await take(deliveries)
-    assert await deliveries.done(taken, again_s=most_s + 1) == "over"
+    assert await deliveries.done(taken, again_s=most_s + 1) == "again"
+    left_ms = taken.ended_ms + most_s * 1000 - await redis.zscore(due(), rid(1))
+    assert left_ms == 60_000  # the last attempt, however long the wait would have been
+    await redis.hset(key("r", 1), "ended", taken.ended_ms - (most_s - 59) * 1000)
+    await lease_over(redis, 1)
+    (taken,) = await take(deliveries)
+    assert await deliveries.done(taken, again_s=3600) == "over"
     assert not await redis.exists(due())
     assert await redis.hget(key("r", 1), "hook:ci") is None
 

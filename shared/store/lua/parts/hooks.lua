@@ -1,4 +1,5 @@
 local HOOK_S = 259200           -- how long after its end a response is told of, at most (72 h)
+local LAST_MS = 60000           -- how long before that the last attempt is made, so that the response can still be fetched
 local WANTED_MS = 86400000      -- how long an endpoint counts that no worker asks for any more
 
 -- hooks: endpoint -> "<Redis ms until which it counts> <tenant or *> <final statuses>"; written seldom, read at each end in the
