@@ -214,7 +214,7 @@ class _Loader:
         return tuple(rows)
 
     def hook_secrets(self, name: str, path: str) -> tuple[Secret, ...]:
-        if _VARIABLE.fullmatch(name) is None:  # not repeated: it is probably the secret
+        if _VARIABLE.fullmatch(name) is None or name.startswith("whsec_"):  # not repeated: it is probably the secret
             self.problems.append(f"{path}: must be the name of an environment variable that holds the secret")
             return ()
         texts = [text.strip() for text in self.secret(name).split(",") if text.strip()]
