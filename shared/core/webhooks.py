@@ -21,6 +21,8 @@ MOST_WAIT_S = 3600.0
 ACKNOWLEDGED = range(200, 300)
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as IPv6 networks without IPv4 see them (RFC 6052)."""
+_OF_THE_CLOUD = ipaddress.ip_address("168.63.129.16")
+"""Azure's own services, as each of its virtual machines reaches them: a host of this network, though its address looks public."""
 _MOST_DOUBLINGS = 32
 
 
@@ -76,4 +78,6 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+        if ip.is_site_local:  # given up long ago, but still routed here and there
+            return False
+    return ip.is_global and ip != _OF_THE_CLOUD and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
