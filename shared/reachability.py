@@ -80,7 +80,10 @@ async def _list(http: aiohttp.ClientSession, row: ModelRow, base_url: str) -> tu
         headers["anthropic-version"] = "2023-06-01"
     query = row.quirks.extra_query
     async with http.get(f"{base_url}/models", params=query, headers=headers, allow_redirects=False) as reply:
-        return reply.status, await reply.content.read(MAX_LIST_BYTES)
+        body = bytearray()
+        while len(body) < MAX_LIST_BYTES and (part := await reply.content.read(MAX_LIST_BYTES - len(body))):
+            body += part  # each read gives only what has come by then
+        return reply.status, bytes(body)
 
 
 async def _begins_at(http: aiohttp.ClientSession, row: ModelRow, base_url: str) -> bool:

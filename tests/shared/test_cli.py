@@ -352,6 +352,10 @@ async def test_version_is_quick() -> None:
     assert out.splitlines()[-1] == "[]"
 
 
+LONG_LIST = json.dumps({"data": [{"id": f"other-{number}"} for number in range(100_000)]})
+"""It comes in many pieces."""
+
+
 @asynccontextmanager
 async def backend(status: int, body: str) -> AsyncIterator[str]:
     async def models(request: web.Request) -> web.Response:
@@ -374,6 +378,7 @@ async def backend(status: int, body: str) -> AsyncIterator[str]:
     [
         (200, '{"data": [{"id": "gpt"}]}', "sk-good", "ok", ""),
         (200, '{"data": [{"id": "other"}]}', "sk-good", "warning", "does not list a model gpt"),
+        (200, LONG_LIST, "sk-good", "warning", "does not list a model gpt"),
         (200, "<html>", "sk-good", "ok", ""),
         (404, "", "sk-good", "warning", "gives 404"),
         (200, "", "sk-bad", "error", "refuses the key in GPT_KEY"),
