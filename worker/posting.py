@@ -6,15 +6,19 @@ nor a redirect (none is followed) leads into the own network.
 
 import asyncio
 import errno
+import functools
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks import Webhook as Signer
 
+from shared.config import MAX_WEBHOOKS
 from shared.core.webhooks import ACKNOWLEDGED, is_public
 from shared.settings import Secret, Webhook
 
@@ -39,13 +43,44 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
+class _Names(AbstractResolver):
+    """Looks names up as the system does, in threads of its own: where a name server is silent for long, neither the names of
+    backends wait for that nor, as one name takes one thread, other receivers."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_WEBHOOKS, thread_name_prefix="receivers")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
+        look = functools.partial(socket.getaddrinfo, host, port, family, kind, flags=flags)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=f"{place[0]}%{place[3]}" if len(place) == 4 and place[3] else str(place[0]),
+                port=port,
+                family=each,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for each, _, protocol, _, place in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class Sender:
     """To be opened and closed. Each attempt has a connection of its own."""
 
     async def __aenter__(self) -> Self:
         self._open = AsyncExitStack()
-        self._anywhere = await self._open.enter_async_context(_session())
-        self._public = await self._open.enter_async_context(_session(socket_factory=_public_socket))
+        names = _Names()
+        self._open.push_async_callback(names.close)
+        self._anywhere = await self._open.enter_async_context(_session(resolver=names))
+        self._public = await self._open.enter_async_context(_session(resolver=names, socket_factory=_public_socket))
         return self
 
     async def __aexit__(self, *_: object) -> None:

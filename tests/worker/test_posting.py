@@ -3,7 +3,10 @@
 import asyncio
 import base64
 import secrets
+import socket
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,6 +96,34 @@ async def test_private_addresses_are_refused_where_the_connection_is_made(
     assert FORBIDDEN in error
     assert receiver.got == []
     assert await sender.post(hook(url), {}, b"{}") == ""
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_lookup(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of other receivers nor those that everybody else makes by the loop, with its few threads."""
+    loop, asked, answered, look_up = asyncio.get_running_loop(), asyncio.Queue(), threading.Event(), socket.getaddrinfo
+
+    def name_server(host: str, *args: object, **options: object) -> object:
+        if host.endswith(".invalid"):
+            loop.call_soon_threadsafe(asked.put_nowait, host)
+            answered.wait(20)
+        return look_up(host, *args, **options)  # type: ignore[arg-type]
+
+    loop.set_default_executor(ThreadPoolExecutor(2))
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    hooks = [hook(f"http://dead{number}.invalid/", timeout_s=20) for number in range(4) for _ in range(3)]
+    posts = [asyncio.create_task(sender.post(each, {}, b"{}")) for each in hooks]
+    try:
+        async with asyncio.timeout(10):
+            assert {await asked.get() for _ in range(4)} == {f"dead{number}.invalid" for number in range(4)}
+            assert await loop.getaddrinfo("localhost", 80)
+            assert await sender.post(hook(receiver.url.replace("127.0.0.1", "localhost")), {}, b"{}") == ""
+        assert asked.empty()  # one thread for each name, however many want to know
+    finally:
+        answered.set()
+        errors = await asyncio.gather(*posts)
+    assert {error.partition(":")[0] for error in errors} == {"no connection"}
 
 
 async def test_no_text_of_a_failure_shows_path_or_query(sender: Sender, receiver: Receiver) -> None:
