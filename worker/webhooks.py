@@ -30,6 +30,7 @@ AT_ONCE = 16
 """Attempts that one worker makes at once for each endpoint, so a slow one holds up nobody but itself."""
 LAST_S = 3.0
 """How long attempts may take when the worker stops; what is cut comes again when its lease is over."""
+TOO_LATE = "it was too late before an attempt could be made, or one had come to an end"
 
 log = structlog.get_logger()
 
@@ -90,9 +91,12 @@ class Courier:
             for name, hook in self._hooks.items()
         ]
         taken = await self._deliveries.take(wishes)
-        counts = Counter(delivery.endpoint for delivery in taken)
+        counts = Counter(delivery.endpoint for delivery in taken.deliveries)
         self._full = {wish.endpoint for wish in wishes if counts[wish.endpoint] >= wish.room}
-        for delivery in taken:
+        for delivery in taken.given_up:
+            labelled(WEBHOOKS, delivery.endpoint, "abandoned").inc()
+            log.error("webhook.abandoned", error=TOO_LATE, response_id=delivery.response_id, endpoint=delivery.endpoint)
+        for delivery in taken.deliveries:
             going = self._going[delivery.endpoint]
             task = asyncio.create_task(self._deliver(delivery), name=delivery.event_id)
             going.add(task)

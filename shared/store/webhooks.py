@@ -19,6 +19,13 @@ class Wish(NamedTuple):
     room: int
 
 
+class Taken(NamedTuple):
+    """What is to be sent now, and what never will be: its time was over before anybody could say that it failed."""
+
+    deliveries: Sequence[Delivery] = ()
+    given_up: Sequence[Delivery] = ()
+
+
 class Deliveries:
     """The deliveries of one partition. Both verbs raise ``StoreUnavailable``; repeated, they lose nothing."""
 
@@ -26,14 +33,15 @@ class Deliveries:
         self._store = store
         self._partition = partition
 
-    async def take(self, wishes: Sequence[Wish]) -> list[Delivery]:
+    async def take(self, wishes: Sequence[Wish]) -> Taken:
         """What is due. From now on, for a day, outcomes are noted for these endpoints by whoever settles."""
         words = [word for each in wishes for word in (each.endpoint, each.rule, int(each.lease_s * 1000), each.room)]
         rows = await self._store.call("hook_take", self._partition, *words)
-        return [
+        found = [
             Delivery(endpoint.decode(), response_id.decode(), status_of(status), int(ended_ms), tries)
             for endpoint, response_id, status, ended_ms, tries in rows
         ]
+        return Taken([each for each in found if each.tries], [each for each in found if not each.tries])
 
     async def done(self, delivery: Delivery, *, again_s: float | None) -> Done:
         """It was acknowledged, or is to be tried again in *again_s*: see ``hook_done.lua``."""

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 
 from fakes.receiver import Receiver
+from shared.metrics import REGISTRY
 from shared.settings import Secret, Webhook
 from shared.store.responses import Responses
 from shared.store.webhooks import Deliveries, Wish
-from support.valkey import PARTITION, TENANT, ended, rid
+from support.valkey import PARTITION, TENANT, ended, key, rid
 from worker import webhooks
 from worker.posting import Sender
 from worker.webhooks import AT_ONCE, Courier, lease_of
@@ -40,3 +42,17 @@ async def test_a_backlog_is_sent_without_pauses(
     async with Sender() as sender, Courier(deliveries, sender, [hook]):
         await receiver.received(count)
     assert len(receiver.got) == len({got.event_id for got in receiver.got}) == count
+
+
+async def test_what_is_too_late_is_counted_as_abandoned(responses: Responses, redis: Redis, receiver: Receiver) -> None:
+    hook = Webhook(name="late", url=receiver.url, secret_env="S", allow_private=True, secrets=(SECRET,))
+    deliveries = Deliveries(responses._store, PARTITION)
+    await deliveries.take([Wish("late", "* completed", lease_of(hook), 0)])
+    for number in (1, 2):
+        await ended(responses, number, lane="background", background=True)
+    await redis.hset(key("r", 1), "ended", 1)
+    async with Sender() as sender, Courier(deliveries, sender, [hook]):
+        await receiver.received()
+    assert len(receiver.got) == 1
+    labels = {"endpoint": "late", "outcome": "abandoned"}
+    assert REGISTRY.get_sample_value("respool_webhooks_total", labels) == 1

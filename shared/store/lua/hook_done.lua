@@ -12,7 +12,7 @@ end
 local v = redis.call('HMGET', r, tries, 'ended', 'keep_s')
 if v[1] ~= ARGV[3] then return 'lost' end
 local t = now()
-local at, limit = t + ARGV[4], v[2] + math.min(tonumber(v[3]), HOOK_S) * 1000
+local at, limit = t + ARGV[4], hook_limit(v[2], v[3])
 if at > limit then at = limit - LAST_MS end  -- waits are long at the end: one more try as late as it makes sense
 if at <= t then
   redis.call('ZREM', due, id)

@@ -27,7 +27,7 @@ def due(endpoint: str = "ci") -> str:
 
 
 async def take(deliveries: Deliveries, rule: str = ALL, *, room: int = 10, endpoint: str = "ci") -> list[Delivery]:
-    return await deliveries.take([Wish(endpoint, rule, 5, room)])
+    return list((await deliveries.take([Wish(endpoint, rule, 5, room)])).deliveries)
 
 
 async def over(responses: Responses, number: int, status: Status = "completed", **changes: object) -> None:
@@ -146,6 +146,22 @@ async def test_given_up_after_72_hours_or_with_its_response(
     (taken,) = await take(deliveries)
     assert await deliveries.done(taken, again_s=3600) == "over"
     assert not await redis.exists(due())
+    assert await redis.hget(key("r", 1), "hook:ci") is None
+
+
+async def test_given_up_too_where_no_attempt_comes_to_an_end(
+    responses: Responses, redis: Redis, deliveries: Deliveries
+) -> None:
+    await take(deliveries)
+    for number in (1, 2):
+        await over(responses, number, keep_s=30 * 86_400)
+    (taken,) = await take(deliveries, room=1)
+    await redis.hset(key("r", 1), "ended", taken.ended_ms - 72 * 3_600_000 - 1000)
+    await lease_over(redis, 1)
+    found = await deliveries.take([Wish("ci", ALL, 5, 1)])
+    assert [each.response_id for each in found.given_up] == [rid(1)]
+    assert [each.response_id for each in found.deliveries] == [rid(2)]
+    assert await redis.zrange(due(), 0, -1) == [rid(2)]
     assert await redis.hget(key("r", 1), "hook:ci") is None
 
 

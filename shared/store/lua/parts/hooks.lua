@@ -15,6 +15,11 @@ local function want(endpoint, rule, t)
   redis.call('PEXPIRE', P .. 'hooks', WANTED_MS)
 end
 
+-- The Redis ms at which a response is told of no longer.
+local function hook_limit(ended, keep_s)
+  return ended + math.min(tonumber(keep_s), HOOK_S) * 1000
+end
+
 -- A background response has ended: whoever wants to hear of it will.
 local function note(id, status, tenant, t)
   local hooks = redis.call('HGETALL', P .. 'hooks')
