@@ -59,7 +59,7 @@ class Backlog(NamedTuple):
     overdue: int
     """They should have been tried a minute ago."""
     failing: int
-    """They have failed so often that the next attempt is minutes away."""
+    """They have failed, and the next attempt is minutes away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ def _webhooks(survey: Survey) -> Iterator[Trouble]:
             yield Trouble(
                 "webhook_failing",
                 endpoint,
-                f"{waiting} events wait to be sent, {failing} of them failed again and again (look for webhook.failed in the logs): they are tried at least once an hour, for 72 h or as long as their responses are kept",
+                f"{waiting} events wait to be sent, {failing} of them failed and the next attempt is minutes away (look for webhook.failed in the logs): they are tried at least once an hour, for 72 h or as long as their responses are kept",
             )
 
 

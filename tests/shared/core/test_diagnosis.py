@@ -57,7 +57,7 @@ TROUBLES: list[tuple[Survey, str, str, list[str]]] = [
     (survey(waiting=3, oldest_s=9), "idle_workers", "", ["3 responses", "9 s", "4 free slots"]),
     (survey(strays=[("resp_9", "background")]), "stray_entry", "resp_9", ["background", "drops it"]),
     (survey(webhooks=[Backlog("ci", 3, 2, 0)]), "webhook_backlog", "ci", ["3 events", "2 of them", "no worker"]),
-    (survey(webhooks=[Backlog("ci", 3, 0, 1)]), "webhook_failing", "ci", ["3 events", "1 of them", "72 h"]),
+    (survey(webhooks=[Backlog("ci", 3, 0, 1)]), "webhook_failing", "ci", ["1 of", "minutes away", "72 h"]),
     (survey(cases=[case(waits_s=61)]), "queued_long", "resp_1", ["61 s", "failed in 39 s"]),
     (survey(cases=[case(waits_s=101)]), "queued_too_long", "resp_1", ["101 s", "failed in 20 s"]),
     (survey(cases=[case(waits_s=101, due_s=-1)]), "queued_too_long", "resp_1", ["failed now"]),
